@@ -1,0 +1,52 @@
+"""Shared by the tests: where things are, and one run of all notebooks that several tests look at."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+GUARD = Path(__file__).parent / "guard"
+
+
+def environment(**more: str) -> dict[str, str]:
+    "The environment of a plain user in profile mini."
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("KLUE_COURSE_", "IN_TEST"))}
+    return own | {"PYTHONDONTWRITEBYTECODE": "1"} | more
+
+
+def command(*arguments, cwd=None, timeout=120, **env) -> subprocess.CompletedProcess:
+    "Run `klue-course` as a user would."
+    words = [sys.executable, "-m", "klue_course", *map(str, arguments)]
+    return subprocess.run(words, capture_output=True, text=True, cwd=cwd, timeout=timeout, env=environment(**env))
+
+
+def real_data() -> Path | None:
+    "The directory with real data, where there is one."
+    places = [os.environ.get("KLUE_COURSE_DATA"), ROOT.parent / "shared" / "data"]
+    return next((Path(place) for place in places if place and Path(place).is_dir()), None)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    if real_data() is None:
+        pytest.skip("no directory of real data (KLUE_COURSE_DATA)")
+    return real_data()
+
+
+@pytest.fixture(scope="session")
+def mini_run(tmp_path_factory) -> Path:
+    "All notebooks executed in profile mini, two at a time, with every connection to another machine refused and written down."
+    out = tmp_path_factory.mktemp("mini_run")
+    env = {"PYTHONPATH": str(GUARD), "KLUE_COURSE_CONNECTIONS": str(out / "connections.txt"), "OMP_NUM_THREADS": "1"}
+    done = command("run", "--out", out, "--jobs", "2", cwd=ROOT, timeout=1500, **env)
+    (out / "stderr.txt").write_text(done.stderr, encoding="utf-8")
+    assert (out / "report.json").is_file(), done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def report(mini_run) -> list[dict]:
+    return json.loads((mini_run / "report.json").read_text(encoding="utf-8"))["notebooks"]
