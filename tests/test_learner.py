@@ -198,7 +198,9 @@ def test_lab_runs_in_a_browser_in_korean(jupyter):
 
     base, folder, _ = jupyter
     cells = ["from klue_course.checking import check\ndef remove_html(text): return text", 'check("02_0.remove_html", remove_html)']
-    nbformat.write(nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells]), folder / "작업" / "시험 삼아.ipynb")
+    nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nb.metadata["kernelspec"] = {"name": "python3", "display_name": "python3", "language": "python"}  # else JupyterLab asks for one
+    nbformat.write(nb, folder / "작업" / "시험 삼아.ipynb")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium")
     for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
