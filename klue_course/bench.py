@@ -67,7 +67,7 @@ def one_rule_at_a_time(texts: list[str]) -> list[str]:
         texts = [function(text) for text in texts]
     return texts
 
-
+# %% ../nbs/foundations/07_bench.ipynb #f16aeed0
 def bench_cleaning(
     count: int = 200_000,
 ) -> list[dict]:
@@ -112,7 +112,7 @@ def nsmc_folder(
     write_atomic(Path(scratch) / "ratings_train.txt", "id\tdocument\tlabel\n" + rows)
     return Path(scratch), source
 
-
+# %% ../nbs/foundations/07_bench.ipynb #f27735ac
 def bench_load(
     count: int = 200_000,
 ) -> list[dict]:
@@ -144,7 +144,7 @@ def bench_encoding(texts: list[str], few: list[str], source: str) -> list[dict]:
     return [compare("tokenization: encode_batch, peer one encode a text", len(texts), batch, single, "texts/s", data=source, same=f"{len(texts)}/{len(texts)}"),
             compare("tokenization: encoder by hand, peer tokenizers", len(few), hand, library, "texts/s", data=source, same=f"{len(few)}/{len(few)}")]
 
-
+# %% ../nbs/foundations/07_bench.ipynb #ca44ddd9
 def bench_training(few: list[str], source: str) -> dict:
     "The hand-made WordPiece trainer beside the library's, to the same vocabulary."
     letters = frequent_letters(few, 2_000)

@@ -137,7 +137,7 @@ def show_call(
     shown = ", ".join(map(repr, arguments))
     return f"{name}({shown if len(shown) <= 500 else shown[:500] + '…'})"
 
-
+# %% ../nbs/foundations/05_checking.ipynb #8247268b
 def explain(
     check: Check,
     name: str,
@@ -185,7 +185,7 @@ def inputs(
     if check.generate:
         yield from (check.generate(random.Random(f"{id} {number}")) for number in range(TRIES))
 
-
+# %% ../nbs/foundations/05_checking.ipynb #cfab2503
 def try_answer(
     id: str,            # e.g. "02_0.remove_html"
     answer: Callable,   # the learner's function
@@ -226,7 +226,7 @@ def read_progress(
     except (OSError, ValueError):
         return {}
 
-
+# %% ../nbs/foundations/05_checking.ipynb #100a4b7b
 def record(result: CheckResult) -> None:
     "Write a result into the workspace one is in, if any; a folder that cannot be written to is no reason to stop."
     workspace = find_workspace()

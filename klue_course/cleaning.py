@@ -415,7 +415,7 @@ def sweep(
             text = function(text)
     return text
 
-
+# %% ../nbs/lectures/02a_cleaning.ipynb #adc8b724
 def settle(
     text: str,                   # text that went through the rules
     rules: tuple[Step, ...] = RULES,  # the rules

@@ -46,7 +46,7 @@ def with_progress(
         return items
     return track(items, description, total=total, console=Console(stderr=True), transient=True)
 
-
+# %% ../nbs/foundations/08_cli.ipynb #f9abca3b
 def show(
     rows: list[dict],          # one row a line
     columns: dict[str, str],   # key -> heading
@@ -103,7 +103,7 @@ def check_font() -> str:
     "Find the Korean font."
     return sorted((package_dir("koreanize_matplotlib") / "fonts").glob("NanumGothic.ttf"))[0].name
 
-
+# %% ../nbs/foundations/08_cli.ipynb #1ac96bf3
 def check_python() -> str:
     "The running Python. Raises InputError outside 3.11 to 3.13."
     if not (3, 11) <= sys.version_info[:2] <= (3, 13):
@@ -235,7 +235,7 @@ def notebook_files(
         files += inside
     return files
 
-
+# %% ../nbs/foundations/08_cli.ipynb #6ea8bc92
 def check(paths: Annotated[list[Path], typer.Argument(metavar="PATH")],
           as_json: Annotated[bool, typer.Option("--json")] = False,
           timeout: Annotated[int, typer.Option(min=1)] = 30) -> None:
@@ -280,7 +280,7 @@ def data_fetch(names: Annotated[list[str], typer.Argument(metavar="NAME")],
             say(str(path))
     say(tr(f"KLUE_COURSE_DATA={target}로 두면 full에서 이 자료를 씁니다.", f"set KLUE_COURSE_DATA={target} to use these data in profile full."))
 
-
+# %% ../nbs/foundations/08_cli.ipynb #1df4a2fb
 def data_verify(folder: Annotated[Path, typer.Argument(metavar="DIR")],
                 as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
     faults = data.verify(folder)
@@ -350,7 +350,7 @@ def describe_options(command) -> None:
     for below in getattr(command, "commands", {}).values():
         describe_options(below)
 
-
+# %% ../nbs/foundations/08_cli.ipynb #4da4203b
 def make_command():  # a click command
     "Put the commands together."
     app = make_app(COMMANDS)
@@ -398,7 +398,7 @@ def explain_error(
         return tr(f"패키지 {error.name}: 설치되어 있지 않습니다. pip install {error.name}", f"package {error.name}: not installed. pip install {error.name}"), 2
     return None
 
-
+# %% ../nbs/foundations/08_cli.ipynb #82ca7e4f
 def main(
     arguments: list[str] | None = None,  # None: those of the process
 ) -> None:

@@ -686,13 +686,12 @@ def read_blocks(
 ):                            # line numbers of the sentence headers; pa.Table
     "Read a file with one line a character or a word."
     numbers, records, columns = [], [], {name: spec[0] for name, spec in schema.items() if name != "sentence"}
-    sentences = list(blocks(decode(path, read_bytes(path)).split("\n")))
-    if not sentences:
+    if not (sentences := list(blocks(decode(path, read_bytes(path)).split("\n")))):
         report(Fault(str(path), 0, tr("문장이 하나도 없습니다.", "no sentences.")))
     for number, header, rows in sentences:
-        line, faults, parts = number or rows[0][0], [], []
+        faults, parts = [], []
         if header.count("\t") != 1:
-            faults.append((line, tr("문장 머리 '## guid<탭>문장'이 있어야 합니다.", "expected the sentence header '## guid<TAB>sentence'.")))
+            faults.append((number or rows[0][0], tr("문장 머리 '## guid<탭>문장'이 있어야 합니다.", "expected the sentence header '## guid<TAB>sentence'.")))
         for line, fields in rows:
             try:
                 parts.append(row_cells(fields, columns))

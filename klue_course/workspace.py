@@ -53,7 +53,7 @@ class Notebook:
     def ready(self) -> bool:
         return self.path.is_file()
 
-
+# %% ../nbs/foundations/06_workspace.ipynb #f6129e9a
 def notebooks_dir() -> Path:
     "Where the source notebooks are: beside the package in a checkout, inside it when installed."
     package = Path(klue_course.__file__).parent
@@ -137,7 +137,7 @@ def learner_files() -> dict[str, bytes]:  # path below the workspace -> content
             files[notebook.file] = (nbformat.writes(nb) + "\n").encode()
     return files
 
-
+# %% ../nbs/foundations/06_workspace.ipynb #19b461e9
 def read_record(
     path: Path,           # a workspace's files.json
 ) -> dict[str, str]:      # path below the workspace -> fingerprint
@@ -246,7 +246,7 @@ class Watch:
 # %% ../nbs/foundations/06_workspace.ipynb #974105f6
 OUTPUT_LIMIT = 10_000_000  # characters of output kept per notebook
 
-
+# %% ../nbs/foundations/06_workspace.ipynb #5b5d0320
 def make_client(
     nb,                   # the notebook; executed in place
     watch: Watch,
@@ -270,7 +270,7 @@ def make_client(
     quiet.setLevel(logging.CRITICAL)
     return WatchedClient(nb, kernel_name="python3", extra_arguments=["--log-level=ERROR"], log=quiet, **options)
 
-
+# %% ../nbs/foundations/06_workspace.ipynb #777df86b
 @dataclass
 class Execution:
     "What came of executing a notebook."
@@ -278,7 +278,7 @@ class Execution:
     peak_mb: float
     error: str | None = None  # one line
 
-
+# %% ../nbs/foundations/06_workspace.ipynb #30a2cf42
 def execute(
     nb,                       # a notebook node; executed in place
     folder: Path,             # the kernel's working directory
@@ -342,7 +342,7 @@ def run_one(
     return {"id": notebook.id, "file": notebook.file, "status": "failed" if result.error else "passed",
             "seconds": round(result.seconds, 1), "peak_mb": round(result.peak_mb), "error": result.error}
 
-
+# %% ../nbs/foundations/06_workspace.ipynb #de00f701
 def run_notebooks(
     notebooks: list[Notebook],
     profile: str,      # "mini" or "full"
@@ -416,7 +416,7 @@ def for_grading(
     graded.cells += [grading_cell(id, name) for id, name in missing.items()]
     return graded
 
-
+# %% ../nbs/foundations/06_workspace.ipynb #e2d2aaa9
 def graded_result(
     cell,           # an executed grading cell
     token: str,

@@ -15,7 +15,7 @@ from tests.conftest import GUARD, ROOT, environment
 
 NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
 SKIPPED_CELLS = {}  # notebook -> how many cells carry slow, gpu, hub or eval: false
-TESTING = {"assert", "check", "test_eq", "test_fail", "test_close"}
+TESTING = {"assert", "check", "prove", "test_eq", "test_fail", "test_close"}
 
 
 def read(path: Path):
@@ -67,10 +67,10 @@ def test_stated_times_are_measured_and_within_budget():
     assert {id: seconds for id, seconds in stated.items() if seconds is None or seconds > budget(id)} == {}
 
 
-def stored_text(cell) -> list[str]:
+def stored_text(cell) -> str:
     "The text a cell shows, without what differs by nature (addresses, colours)."
-    texts = [output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs]
-    return [re.sub(r"0x[0-9a-f]+|<Figure size[^>]*>", "", re.sub(r"\x1b\[[0-9;]*m", "", text)).strip() for text in texts]
+    text = "".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
+    return re.sub(r"0x[0-9a-f]+|<Figure size[^>]*>|\x1b\[[0-9;]*m", "", text).strip()
 
 
 @pytest.mark.parametrize("notebook", [nb for nb in workspace.syllabus() if nb.ready], ids=lambda nb: nb.id)
@@ -78,7 +78,7 @@ def test_stored_outputs_are_what_a_fresh_run_gives(notebook, mini_run):
     stored, fresh = read(notebook.path), {cell.id: cell for cell in code_cells(read(mini_run / f"{notebook.id}.ipynb"))}
     for cell in code_cells(stored):
         if cell.id in fresh and "varies" not in cell.metadata.get("tags", []):
-            assert "".join(stored_text(cell)) == "".join(stored_text(fresh[cell.id])), cell.source
+            assert stored_text(cell) == stored_text(fresh[cell.id]), cell.source
 
 
 def test_pages_load_nothing_from_elsewhere(mini_run):
@@ -152,7 +152,8 @@ def test_notebook_style(path):
     nb = read(path)
     assert re.fullmatch(r"# .+\n\n> .+", nb.cells[0].source), "the title cell is an H1 and a > line"
     for cell in code_cells(nb):
-        assert len(cell.source.splitlines()) <= 40, cell.source[:80]
+        alone = len(ast.parse(cell.source).body) == 1 and isinstance(ast.parse(cell.source).body[0], (ast.ClassDef, ast.Assign))
+        assert len(cell.source.splitlines()) <= (40 if alone else 26), cell.source[:80]  # a class may fill a screen, a table too
         assert not re.search(r"^\s*[!%]|import \*", cell.source, re.MULTILINE), cell.source[:80]
 
 
