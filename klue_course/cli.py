@@ -318,6 +318,8 @@ DATA_COMMANDS = {
                            "Download official files; resumes, checked by checksum or pinned revision.")),
     "verify": (data_verify, ("잘못된 줄을 파일과 줄 번호로 찾습니다.", "Find malformed rows, by file and row.")),
 }
+
+# %% ../nbs/foundations/08_cli.ipynb #2d8b89a6
 OPTIONS = {  # parameter -> help
     "as_json": ("표 대신 JSON 한 줄로 적습니다.", "Print one JSON value instead of a table."),
     "folder": ("폴더", "The folder."),
