@@ -28,7 +28,8 @@ __all__ = ['REMEDY', 'JUPYTER_SETTINGS', 'COMING', 'COMMANDS', 'DATA_COMMANDS', 
            'check_packages', 'check_tagger', 'check_kss', 'check_font', 'check_python', 'check_machine', 'check_data',
            'check_jupyter', 'diagnose', 'doctor', 'list_notebooks', 'start', 'show_progress', 'lab', 'run',
            'notebook_files', 'check', 'score_row', 'run_bench', 'data_list', 'data_fetch', 'data_verify', 'coming',
-           'make_app', 'describe_options', 'make_command', 'hello', 'split_arguments', 'explain_error', 'main']
+           'make_app', 'describe_options', 'make_command', 'hello', 'split_arguments', 'explain_error', 'resolve_paths',
+           'main']
 
 # %% ../nbs/foundations/08_cli.ipynb #7e41b33e
 def say(message: str) -> None:
@@ -401,6 +402,13 @@ def explain_error(
     return None
 
 # %% ../nbs/foundations/08_cli.ipynb #82ca7e4f
+def resolve_paths() -> None:
+    "Make the folders in our environment variables absolute: a notebook runs in a folder of its own."
+    for name in ("KLUE_COURSE_DATA", "KLUE_COURSE_BACKBONE", "KLUE_COURSE_GENERATOR"):
+        if os.environ.get(name) and Path(os.environ[name]).is_dir():
+            os.environ[name] = str(Path(os.environ[name]).resolve())
+
+# %% ../nbs/foundations/08_cli.ipynb #3fc25928
 def main(
     arguments: list[str] | None = None,  # None: those of the process
 ) -> None:
@@ -409,6 +417,7 @@ def main(
         ours, theirs, lang = split_arguments(sys.argv[1:] if arguments is None else arguments)
         if lang:
             os.environ["KLUE_COURSE_LANG"] = lang
+        resolve_paths()
         sys.exit(make_command().main(ours, prog_name="klue-course", standalone_mode=False, obj=theirs) or 0)
     except KeyboardInterrupt:
         say(tr("\n중단했습니다.", "\ninterrupted."))

@@ -143,6 +143,14 @@ def test_lone_surrogate_in_a_path(tmp_path):
     assert done.returncode == 2 and b"Traceback" not in done.stderr and done.stderr.count(b"\n") == 1
 
 
+def test_relative_data_folder_reaches_the_notebooks(tmp_path):
+    (tmp_path / "nsmc").mkdir()
+    source = ("import os; from klue_course import workspace; from klue_course.cli import main; "
+              "workspace.run_notebooks = lambda *_: print(os.environ['KLUE_COURSE_DATA']) or iter(()); main(['run', 'f09'])")
+    done = subprocess.run([sys.executable, "-c", source], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment(KLUE_COURSE_DATA="nsmc"))
+    assert done.stdout.strip() == str((tmp_path / "nsmc").resolve()), done.stderr
+
+
 # ---------------------------------------------------------------- folders that cannot be written to
 
 
