@@ -305,7 +305,7 @@ def remove_copyright(
 # %% ../nbs/lectures/02a_cleaning.ipynb #b64b105b
 OPENING = {")": "(", "]": "[", "}": "{", "】": "【", "〕": "〔", "』": "『", "」": "「", "》": "《", "〉": "〈"}
 FILLER = frozenset(" \t\n,、")
-has_bracket = re.compile("[" + re.escape("".join(OPENING.values())) + "]").search
+has_bracket = re.compile("[" + re.escape("".join(OPENING)) + "]").search
 
 
 def close_bracket(
