@@ -34,12 +34,12 @@ __all__ = ['LABELS', 'DOMAINS', 'ENTITY', 'ANSWERS', 'PAIR', 'SCHEMAS', 'QUOTED'
            'check_header', 'expected', 'drop_bad', 'wrong', 'table_columns', 'read_table', 'documents', 'read_corpus',
            'read_webpage', 'Mismatch', 'conform', 'member', 'checked_text', 'parse_json', 'compose', 'to_table',
            'read_json', 'nli_records', 're_records', 'squad_records', 'blocks', 'cell', 'read_blocks', 'row_cells',
-           'merge_jamo', 'Dataset', 'klue', 'splits', 'find_files', 'bundled_files', 'paired', 'borrow', 'read_split',
-           'as_split', 'load', 'get_split', 'stream', 'text_lines', 'named', 'hub_record', 'load_hub', 'Source',
-           'remote_files', 'sources', 'is_bundled', 'pull', 'file_sha256', 'try_download', 'download', 'fetch',
-           'check_ner', 'check_re', 'check_dp', 'in_cycle', 'check_reading', 'check_wos', 'check_sts', 'check_korsts',
-           'record_keys', 'overlaps', 'same_as', 'find_all', 'verify', 'verify_file', 'label_names', 'record_length',
-           'describe', 'statistics', 'count_faults', 'measure']
+           'merge_jamo', 'Dataset', 'klue', 'splits', 'find_files', 'bundled_files', 'paired', 'pair_up',
+           'question_pairs', 'each', 'borrow', 'read_split', 'as_split', 'load', 'get_split', 'stream', 'text_lines',
+           'named', 'hub_record', 'load_hub', 'Source', 'remote_files', 'sources', 'is_bundled', 'pull', 'file_sha256',
+           'try_download', 'download', 'fetch', 'check_ner', 'check_re', 'check_dp', 'in_cycle', 'check_reading',
+           'check_wos', 'check_sts', 'check_korsts', 'record_keys', 'overlaps', 'same_as', 'find_all', 'verify',
+           'verify_file', 'label_names', 'record_length', 'describe', 'statistics', 'count_faults', 'measure']
 
 # %% ../nbs/foundations/01_data.ipynb #98451575
 @dataclass(frozen=True)
@@ -827,10 +827,34 @@ def paired(name: str, found: dict[str, list[Path]]) -> dict[str, list]:
     return {split: [(DATASETS[name].read, path) for path in paths] for split, paths in found.items()}
 
 # %% ../nbs/foundations/01_data.ipynb #b0a75597
+def pair_up(
+    sets: list[list[str]],  # sets of sentences that mean the same, sets of one topic beside each other
+) -> list[dict]:            # question pairs, half of them the same
+    "Pair neighbours in a set (same), and a set's sentences with those of the next set (different)."
+    same = [(one, other, 0) for group in sets for one, other in zip(group[::2], group[1::2])]
+    different = [(one, other, 1) for group, after in zip(sets, [*sets[1:], *sets[:1]]) for one, other in zip(group[::2], after[1::2])]
+    return [dict(zip(SCHEMAS["paraphrase"], pair)) for pair in same + different]
+
+
+def question_pairs(splits) -> dict[str, list[dict]]:  # datasets.DatasetDict of parakqc -> split -> records
+    "Question pairs from paraphrase sets, split by set: of ten sets one is for validation and one for test."
+    rows = splits["train"].to_list()
+    sets = sorted((rows[i : i + 10] for i in range(0, len(rows), 10)), key=lambda group: group[0]["topic"])
+    sentences = [[row["sentence"] for row in group] for group in sets]
+    chosen = {"train": lambda i: i % 10 < 8, "validation": lambda i: i % 10 == 8, "test": lambda i: i % 10 == 9}
+    return {split: pair_up([group for i, group in enumerate(sentences) if is_in(i)]) for split, is_in in chosen.items()}
+
+# %% ../nbs/foundations/01_data.ipynb #42a6bb5a
+def each(change: Callable) -> Callable:
+    "Change a set record by record."
+    return lambda splits: {split: [change(record) for record in rows] for split, rows in splits.items()}
+
+
 BORROWED = {
-    "kornli": ("nli", lambda record: {name: record[name] for name in PAIR}),
-    "korsts": ("sts", lambda record: {"genre": "", "filename": "", "year": "", "id": record["guid"], "score": record["labels"]["label"],
-                                      "sentence1": record["sentence1"], "sentence2": record["sentence2"]}),
+    "kornli": ("nli", each(lambda record: {name: record[name] for name in PAIR})),
+    "korsts": ("sts", each(lambda record: {"genre": "", "filename": "", "year": "", "id": record["guid"], "score": record["labels"]["label"],
+                                           "sentence1": record["sentence1"], "sentence2": record["sentence2"]})),
+    "paraphrase": ("parakqc", question_pairs),
 }
 
 
@@ -839,8 +863,8 @@ def borrow(name: str):
     from datasets import DatasetDict
 
     lender, change = BORROWED[name]
-    tables = {split: to_table([change(record) for record in rows], SCHEMAS[name]) for split, rows in load(lender, "mini").items()}
-    return DatasetDict({split: as_split(name, split, table, lender) for split, table in tables.items()})
+    splits = change(load(lender, "mini"))
+    return DatasetDict({split: as_split(name, split, to_table(records, SCHEMAS[name]), lender) for split, records in splits.items()})
 
 # %% ../nbs/foundations/01_data.ipynb #ba5c99f3
 def read_split(
