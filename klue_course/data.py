@@ -255,6 +255,7 @@ SCHEMAS |= {
     "petitions": {"text": str, "document": int, "file": str},
     "corpus": {"text": str, "document": int, "file": str},
     "webpages": {"id": str, "kind": str, "html": str, "keep": [str]},
+    "people": {"name": str, "job": str, "town": str, "what": str, "secret": str, "text": str},
 }
 
 # %% ../nbs/foundations/01_data.ipynb #611c0765
@@ -784,6 +785,7 @@ DATASETS |= {
     "parakqc": Dataset("paraKQC", splits("paraKQC_v1.txt"), read_table),
     "corpus": Dataset("corpus", splits("*.txt"), read_corpus),
     "webpages": Dataset("webpages", splits("*.html"), read_webpage),
+    "people": Dataset("people", splits("people.json"), read_json),
 }
 
 # %% ../nbs/foundations/01_data.ipynb #63da4ed6
@@ -1040,6 +1042,7 @@ SOURCES |= {
     "petitions": Source("CC0 1.0", "lovit/petitions_archive", note="no single file to fetch"),
     "corpus": Source("see each file", "konlpy/konlpy (kolaw, kobill)", note="no single file to fetch"),
     "webpages": Source("CC BY 4.0", "klue_course", note="bundled only"),
+    "people": Source("CC BY 4.0", "klue_course", note="bundled only"),
 }
 
 # %% ../nbs/foundations/01_data.ipynb #745855b7
