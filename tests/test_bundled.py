@@ -7,7 +7,7 @@ import pytest
 from klue_course.data import find_all, load, verify
 from tests import quality
 
-SIZES = {"corpus": 1_200, "nsmc": 1_000, "chatbot": 800, "ynat": 700, "ner": 500, "mrc": 240, "nli": 600, "sts": 400, "parakqc": 1_000, "re": 450, "intent": 420}  # rows, all splits
+SIZES = {"corpus": 1_200, "nsmc": 1_000, "chatbot": 800, "ynat": 700, "ner": 500, "mrc": 240, "nli": 600, "sts": 400, "parakqc": 1_000, "re": 450, "intent": 420, "wos": 40}  # rows, all splits
 ON_DISK = list(SIZES)
 LABELLED = [name for name in ON_DISK if name != "corpus"]
 
