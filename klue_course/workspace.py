@@ -21,14 +21,15 @@ from pathlib import Path
 
 import klue_course
 from .checking import MARK, lab_checks, read_progress
-from .data import decode, read_bytes
+from .data import KEYS, decode, find_all, load, read_bytes
 from .runtime import InputError, assets_dir, choose, tr, write_atomic
 
 # %% auto #0
 __all__ = ['OUTPUT_LIMIT', 'SKIPPED', 'CHECK_CALL', 'MEMORY_MB', 'Notebook', 'notebooks_dir', 'read_syllabus', 'syllabus',
-           'find_notebooks', 'link', 'syllabus_table', 'without_solutions', 'fingerprint', 'learner_files',
-           'read_record', 'place', 'start', 'progress', 'Watch', 'make_client', 'Execution', 'execute', 'is_skipped',
-           'to_html', 'run_one', 'run_notebooks', 'read_notebook', 'labs_of', 'for_grading', 'graded_result', 'grade']
+           'find_notebooks', 'link', 'syllabus_table', 'data_table', 'without_solutions', 'fingerprint',
+           'learner_files', 'read_record', 'place', 'start', 'progress', 'Watch', 'make_client', 'Execution', 'execute',
+           'is_skipped', 'to_html', 'run_one', 'run_notebooks', 'read_notebook', 'labs_of', 'for_grading',
+           'graded_result', 'grade']
 
 # %% ../nbs/foundations/06_workspace.ipynb #b93771bb
 @dataclass
@@ -102,6 +103,19 @@ def syllabus_table(
         mine = [notebook for notebook in syllabus() if notebook.lecture == lecture["number"]]
         cells = [[link(nb, english) for nb in mine if nb.file.startswith(folder)] for folder in ("lectures/", "labs/")]
         rows.append((f"{lecture['number']}. {lecture['title_en' if english else 'title']}", *("<br>".join(cell) for cell in cells)))
+    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+# %% ../nbs/foundations/06_workspace.ipynb #7d360f2d
+def data_table(
+    english: bool = False,
+) -> str:              # a Markdown table, one row a set
+    "The bundled data with their sizes and cards."
+    rows = [("Set", "Rows", "Card") if english else ("자료", "건수", "카드"), ("---",) * 3]
+    for name, splits in find_all(assets_dir() / "data").items():
+        if name in KEYS or name == "corpus":
+            card = next(iter(splits.values()))[0].with_name("CARD.md").relative_to(assets_dir().parents[1])
+            sizes = (f"{split} {len(part):,}" for split, part in load(name, "mini").items())
+            rows.append((name, ", ".join(sizes), f"[{card.parent.name}](../{card.as_posix()})"))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
 
 # %% ../nbs/foundations/06_workspace.ipynb #39d2c7a7

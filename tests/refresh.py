@@ -43,7 +43,7 @@ def readme(index: str) -> str:
 
     exporter = MarkdownExporter(exclude_input=True)
     text, _ = exporter.from_notebook_node(nbformat.read(ROOT / "nbs" / index, as_version=4))
-    text = re.sub(r"\]\((?=(lectures|labs|foundations|checks|glossary|index))", "](nbs/", text)
+    text = re.sub(r"\]\((?=(lectures|labs|foundations|checks|glossary|index))", "](nbs/", text).replace("](../", "](")
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
