@@ -1,5 +1,6 @@
 """Proof of the bundled data's quality. `python -m tests.quality [SET…] [--json]`; `--sheet SET` prints rows without labels,
 for a second annotator; `--cards` writes the agreement into the data cards."""
+import hashlib
 import json
 import random
 import re
@@ -163,6 +164,11 @@ def question(name: str, row: dict) -> dict:
     return {field: row[field] for field in shown.get(name, [])}
 
 
+def digest(name: str, row: dict) -> str:
+    "A checksum of what the annotator saw, so that a row changed afterwards is noticed."
+    return hashlib.sha256(json.dumps(question(name, row) or key(name, row), ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:12]
+
+
 def sheet(name: str, count: int = 100) -> list[dict]:
     "Rows drawn at random (seed 0), without their labels."
     chosen = random.Random(0).sample(rows(name), min(count, len(rows(name))))
@@ -170,7 +176,7 @@ def sheet(name: str, count: int = 100) -> list[dict]:
 
 
 def second_labels(name: str) -> list[dict]:
-    "Rows of the second labelling: id, first, second, final (the label after both were compared; null: the row was dropped)."
+    "Rows of the second labelling: id, digest, first, second, final (the label after both were compared; null: the row was dropped)."
     path = SECOND / f"{name}.jsonl"
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 

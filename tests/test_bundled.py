@@ -66,11 +66,15 @@ def test_two_labellings_agree(name):
 
 
 @pytest.mark.parametrize("name", LABELLED)
-def test_disagreements_are_settled(name):
-    rows = {quality.key(name, row): quality.first_label(name, row) for row in quality.rows(name)}
-    for row in quality.second_labels(name):
-        assert row["final"] is None and row["id"] not in rows or rows[row["id"]] == row["final"], row["id"]
-        assert row["first"] != row["second"] or row["final"] == row["first"], row["id"]
+def test_disagreements_are_settled_and_the_rows_are_those_that_were_labelled(name):
+    rows = {quality.key(name, row): row for row in quality.rows(name)}
+    for labels in quality.second_labels(name):
+        if labels["final"] is None:
+            assert labels["id"] not in rows
+        else:
+            assert quality.first_label(name, rows[labels["id"]]) == labels["final"], labels["id"]
+            assert quality.digest(name, rows[labels["id"]]) == labels["digest"], labels["id"]
+        assert labels["first"] != labels["second"] or labels["final"] == labels["first"], labels["id"]
 
 
 @pytest.mark.parametrize("name", [*ON_DISK, "korquad", "webpages", "people"])
