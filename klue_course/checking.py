@@ -147,7 +147,7 @@ def explain(
 ) -> str:              # several lines
     "Describe a counterexample."
     shown = (str(expected), str(got))
-    if len({unicodedata.normalize("NFC", text) for text in shown}) == 1:
+    if len({unicodedata.normalize("NFC", text) for text in shown}) == 1 and not same_value(expected.value, got.value):
         shown = (ascii(expected.value)[:300], ascii(got.value)[:300])
     lines = [(tr("입력", "input"), show_call(name, arguments)), (tr("기대한 값", "expected"), shown[0]), (tr("나온 값", "got"), shown[1])]
     if not (expected.error or got.error) and not same_value(expected.arguments, got.arguments):

@@ -19,6 +19,7 @@ import unicodedata
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -1013,7 +1014,7 @@ class Source:
     folder: str = ""      # in the repository
     more: tuple = ()      # files beside those of the splits
     sha256: str = ""      # of the one file whose official checksum is known
-    note: str = ""
+    note: tuple[str, str] = ("", "")  # in Korean and in English
 
 
 KLUE_SOURCE = partial(Source, "CC BY-SA 4.0", "Park et al. 2021, arXiv:2105.09680", "KLUE-benchmark/KLUE",
@@ -1029,20 +1030,20 @@ SOURCES |= {
     "nsmc": Source("CC0 1.0", "Lucy Park, e9t/nsmc", "e9t/nsmc", "cc0670e872d4ac27bfe36c87456783004b39ef6c"),
     "korquad": Source("CC BY-ND 2.0 KR", "Lim et al. 2019, arXiv:1909.07005", "korquad/korquad.github.io",
                       "61d7d6682948375dd8f06ef27e788fd19982af38", "dataset",
-                      sha256="25ffeb51e6c51ec02c071b60a10188e10005c144110f0d876b26079d80a35bdf", note="no derivatives"),
+                      sha256="25ffeb51e6c51ec02c071b60a10188e10005c144110f0d876b26079d80a35bdf", note=("고쳐서 배포 금지", "no derivatives")),
     "kornli": KORNLU_SOURCE(folder="KorNLI"),
     "korsts": KORNLU_SOURCE(folder="KorSTS"),
     "paraphrase": Source("MIT", "Youngsook Song, songys/Question_pair", "songys/Question_pair", "e84b6f0e784c10c6a22cbbc7b1e415b901baa877"),
     "intent": Source("CC BY-SA 4.0", "Cho et al. 2018, arXiv:1811.04231", "warnikchow/3i4k",
                      "cfa90c15f808becafca2d8ef8649b8b71f6bbe71", "data/train_val_test"),
     "hate": Source("CC BY-SA 4.0", "Moon, Cho and Lee 2020 (BEEP!)", "kocohub/korean-hate-speech",
-                   "f8d05dce2b22007bb149e5139c0060c68ad8f94b", note="offensive language"),
+                   "f8d05dce2b22007bb149e5139c0060c68ad8f94b", note=("모욕적인 표현 있음", "offensive language")),
     "chatbot": Source("MIT", "Youngsook Song, songys/Chatbot_data", "songys/Chatbot_data", "4cf20d13fc46f5037fd1c531cd566e2dd9f72974"),
     "parakqc": Source("CC BY-SA 4.0", "Cho et al. 2020, LREC", "warnikchow/paraKQC", "c16270fe6c2e888af07e7cb043248ad31d8a6f9c", "data"),
-    "petitions": Source("CC0 1.0", "lovit/petitions_archive", note="no single file to fetch"),
-    "corpus": Source("see each file", "konlpy/konlpy (kolaw, kobill)", note="no single file to fetch"),
-    "webpages": Source("CC BY 4.0", "klue_course", note="bundled only"),
-    "people": Source("CC BY 4.0", "klue_course", note="bundled only"),
+    "petitions": Source("CC0 1.0", "lovit/petitions_archive", note=("파일 하나로 받을 수 없음", "no single file to fetch")),
+    "corpus": Source("see each file", "konlpy/konlpy (kolaw, kobill)", note=("파일 하나로 받을 수 없음", "no single file to fetch")),
+    "webpages": Source("CC BY 4.0", "klue_course", note=("강좌에만 있음", "bundled only")),
+    "people": Source("CC BY 4.0", "klue_course", note=("강좌에만 있음", "bundled only")),
 }
 
 # %% ../nbs/foundations/01_data.ipynb #745855b7
@@ -1065,7 +1066,7 @@ def sources() -> list[dict]:  # name, licence, citation, note, repository, commi
     for name, source in SOURCES.items():
         files, about = remote_files(name), asdict(source)
         checked = sum(bool(sha256) for _, sha256 in files.values())
-        rows.append({"name": name, **{key: about[key] for key in ("licence", "citation", "note", "repository", "commit")},
+        rows.append({"name": name, **{key: about[key] for key in ("licence", "citation", "repository", "commit")}, "note": tr(*about["note"]),
                      "files": list(files), "checksums": checked, "hub": name in KLUE_NAMES, "bundled": is_bundled(name)})
     return rows
 
@@ -1161,7 +1162,7 @@ def fetch(
     "Download a dataset's official files; prints the licence to stderr. Raises InputError."
     files = remote_files(choose("data", name, list(DATASETS)))
     if not files:
-        raise InputError(tr(f"{name}: 받을 수 있는 파일이 없습니다({SOURCES[name].note}).", f"{name}: nothing to fetch ({SOURCES[name].note})."))
+        raise InputError(tr(f"{name}: 받을 수 있는 파일이 없습니다({SOURCES[name].note[0]}).", f"{name}: nothing to fetch ({SOURCES[name].note[1]})."))
     print(tr(f"{name}: 사용 허가 {SOURCES[name].licence}, 인용 {SOURCES[name].citation}",
              f"{name}: licence {SOURCES[name].licence}, cite {SOURCES[name].citation}"), file=sys.stderr)
     paths = []
@@ -1321,14 +1322,13 @@ def find_all(
     root: str | Path,  # a dataset's folder or the root that holds all
 ) -> dict[str, dict[str, list[Path]]]:  # name -> split -> files
     "Find every dataset below a directory. Raises InputError when there is none."
+    if not Path(root).is_dir():
+        raise InputError(tr(f"{root}: 폴더가 아닙니다. 자료가 든 폴더를 적어 주세요.", f"{root}: not a directory. Expected a directory that holds datasets."))
     found = {}
     for name in DATASETS:
         if name != "petitions" and not (name == "corpus" and found and not (Path(root) / "corpus").is_dir()):
-            try:
+            with suppress(InputError):
                 found[name] = find_files(name, root)
-            except InputError:
-                if not Path(root).is_dir():
-                    raise
     if not found:
         raise InputError(tr(f"{root}: 아는 자료가 없습니다.", f"{root}: no dataset that is known."))
     return found
