@@ -5,6 +5,7 @@
 # %% ../nbs/foundations/07_bench.ipynb #bdebe347
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 import time
@@ -21,7 +22,7 @@ from .tokenization import (SPECIALS, bert_words, count_words, frequent_letters, 
 # %% auto #0
 __all__ = ['ONLY_OURS', 'ONLY_THEIRS', 'BENCHES', 'timed', 'compare', 'bench_texts', 'one_rule_at_a_time', 'bench_cleaning',
            'is_covered', 'bench_repeats', 'nsmc_folder', 'bench_load', 'encode_by_hand', 'bench_encoding',
-           'bench_training', 'bench_tokenization', 'run_benches']
+           'bench_training', 'bench_tokenization', 'bench_vectors', 'bench_embeddings', 'run_benches']
 
 # %% ../nbs/foundations/07_bench.ipynb #60f95126
 def timed(
@@ -164,8 +165,50 @@ def bench_tokenization(
     few = texts[: count // 10]
     return [*bench_encoding(texts, few, source), bench_training(few, source)]
 
+# %% ../nbs/foundations/07_bench.ipynb #33d1b927
+def bench_vectors(
+    name: str,
+    rows: list[list[str]],   # sentences as words
+    settings,                # embeddings.Settings
+    pieces: Callable | None = None,   # of our FastText
+    ngrams: tuple[int, int] | None = None,  # of gensim's
+    workers: int = 1,        # gensim's threads; ours has one
+    **more,                  # further facts for the row
+) -> dict:
+    "Our word vectors beside gensim's, each trained twice with other seeds."
+    import torch
+
+    from klue_course.embeddings import neighbour_overlap, replace, shuffled, train_gensim, train_vectors
+
+    ours = lambda seed: lambda: train_vectors(shuffled(rows, seed), replace(settings, seed=seed), pieces, torch.device("cpu"))
+    peer = lambda seed: lambda: train_gensim(shuffled(rows, seed), replace(settings, seed=seed), ngrams, workers)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    (a, mine), (c, one), (b, _), (d, other) = timed(ours(1), peer(2), ours(3), peer(4), repeat=1)
+    torch.set_num_threads(threads)
+    probes = one.words[50:550:5]
+    overlap, noise = neighbour_overlap(mine, one, probes), neighbour_overlap(one, other, probes)
+    assert overlap > noise / 2, "our vectors and gensim's disagree"
+    more |= {"same": f"neighbours {overlap:.2f}, gensim with itself {noise:.2f}"}
+    return compare(f"embeddings: {name}", settings.epochs * sum(map(len, rows)), min(a, b), min(c, d), "words/s", **more)
+
+# %% ../nbs/foundations/07_bench.ipynb #f351d401
+def bench_embeddings(
+    count: int = 30_000,  # texts
+    epochs: int = 2,
+) -> list[dict]:
+    "Skip-gram, CBOW and FastText beside gensim with one worker; then gensim with all cores."
+    from klue_course.embeddings import Settings, replace, syllable_pieces, word_rows
+
+    texts, source = bench_texts(count)
+    rows, settings = word_rows(dict.fromkeys(texts)), Settings(epochs=epochs)
+    return [bench_vectors("skip-gram, peer gensim Word2Vec", rows, settings, data=source),
+            bench_vectors("CBOW, peer gensim Word2Vec", rows, replace(settings, cbow=True), data=source),
+            bench_vectors("FastText, peer gensim FastText", rows, settings, syllable_pieces, (2, 5), data=source),
+            bench_vectors("skip-gram, peer gensim Word2Vec on all cores", rows, settings, workers=os.cpu_count(), data=source)]
+
 # %% ../nbs/foundations/07_bench.ipynb #9711f106
-BENCHES = {"cleaning": bench_cleaning, "load": bench_load, "tokenization": bench_tokenization}
+BENCHES = {"cleaning": bench_cleaning, "load": bench_load, "tokenization": bench_tokenization, "embeddings": bench_embeddings}
 
 
 def run_benches(
