@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import random
+import re
 import subprocess
 import sys
 import tempfile
@@ -17,9 +18,9 @@ from datetime import date
 from pathlib import Path
 
 # %% auto #0
-__all__ = ['PROFILES', 'InputError', 'tr', 'choose', 'get_profile', 'pick', 'assets_dir', 'data_dir', 'write_atomic',
-           'measured_by', 'get_device', 'has_bf16', 'autocast', 'seed_everything', 'package_dir', 'use_korean_font',
-           'use_konlpy']
+__all__ = ['PROFILES', 'BACKBONES', 'InputError', 'tr', 'choose', 'get_profile', 'pick', 'assets_dir', 'data_dir', 'find_model',
+           'get_backbone', 'write_atomic', 'measured_by', 'get_device', 'has_bf16', 'autocast', 'seed_everything',
+           'package_dir', 'use_korean_font', 'use_konlpy']
 
 # %% ../nbs/foundations/00_runtime.ipynb #3088236a
 class InputError(ValueError):
@@ -74,6 +75,29 @@ def data_dir() -> Path | None:  # None when the variable is not set
         raise InputError(tr(f"KLUE_COURSE_DATA={name}: 그런 폴더가 없습니다. 공식 배치로 된 자료 폴더를 적어 주세요.",
                             f"KLUE_COURSE_DATA={name}: no such directory. Expected a directory in the official layout."))
     return Path(name) if name else None
+
+# %% ../nbs/foundations/00_runtime.ipynb #6a7dfc13
+BACKBONES = {"mini": "bert-mini", "full": "klue/bert-base"}
+
+
+def find_model(
+    name: str | Path,  # a bundled model's name, a folder, or a hub id owner/name
+) -> str:              # a folder, or the hub id
+    "Where a model is. Raises InputError when it is nowhere."
+    for folder in (assets_dir() / "models" / name, Path(name)):
+        if (folder / "config.json").is_file():
+            return str(folder)
+    if not Path(name).exists() and re.fullmatch(r"[\w.-]*\w/\w[\w.-]*", str(name)):
+        return str(name)
+    bundled = ", ".join(sorted(path.name for path in (assets_dir() / "models").glob("*/"))) or "-"
+    raise InputError(tr(f"모델 {str(name)!r}: 없습니다. 패키지에 든 모델({bundled}), config.json이 있는 폴더, 허브 이름(주인/이름) 가운데 하나를 적어 주세요.",
+                        f"model {str(name)!r}: not found. Expected a bundled model ({bundled}), a folder with config.json, or a hub id (owner/name)."))
+
+
+def get_backbone() -> str:  # a folder, or a hub id
+    "The encoder of the profile; in full KLUE_COURSE_BACKBONE may name another. Raises InputError when it is nowhere."
+    named = os.environ.get("KLUE_COURSE_BACKBONE") if get_profile() == "full" else None
+    return find_model(named or BACKBONES[get_profile()])
 
 # %% ../nbs/foundations/00_runtime.ipynb #bbbfb71d
 def write_atomic(
