@@ -653,7 +653,7 @@ def pretrain(
     shutil.rmtree(out / "checkpoints")
     return result
 
-# %% ../nbs/lectures/04_pretraining.ipynb #dd98c6fc
+# %% ../nbs/lectures/04_pretraining.ipynb #4892c821
 def cache_dir() -> Path:
     "Where things are kept that can be made again."
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "klue_course"
@@ -663,7 +663,7 @@ def ready_backbone() -> str:  # a folder, or a hub id
     "The profile's encoder. As long as the course ships none for mini, a small BERT trained on the bundled corpus, once for each machine."
     if get_profile() == "full" or (assets_dir() / "models" / BACKBONES["mini"]).is_dir():
         return get_backbone()
-    recipe = Recipe(steps=400, length=48, learning_rate=2e-3)
+    recipe = Recipe(steps=400, length=48, learning_rate=5e-3)
     key = hashlib.sha256(repr((recipe, CONFIGS["tiny"], [path.stat().st_size for path in sorted(assets_dir().rglob("corpus/*.txt"))])).encode())
     folder = cache_dir() / f"practice-bert-{key.hexdigest()[:12]}"
     if not folder.is_dir():
