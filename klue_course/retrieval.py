@@ -6,13 +6,12 @@
 __all__ = ['FALLBACK', 'unit', 'similarity', 'best_of_row', 'top_k', 'embed', 'digest', 'model_key', 'BertEncoder',
            'load_encoder', 'TfidfEncoder', 'group_ranks', 'mrr', 'read_vectors', 'say', 'cached_vectors',
            'choose_threshold', 'trial', 'half_known', 'merge_pairs', 'Reply', 'SimilarityBot', 'calibrate',
-           'read_pairs', 'cache_dir', 'make_similarity_bot']
+           'read_pairs', 'make_similarity_bot']
 
-# %% ../nbs/lectures/06b_retrieval.ipynb #f3f91c87
+# %% ../nbs/lectures/06b_retrieval.ipynb #ccece1ff
 import hashlib
 import json
 import math
-import os
 import re
 import sys
 from collections import Counter, defaultdict
@@ -22,7 +21,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
-# %% ../nbs/lectures/06b_retrieval.ipynb #953d0d3f
+# %% ../nbs/lectures/06b_retrieval.ipynb #e6ce8f53
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -35,7 +34,7 @@ from transformers.utils import logging as transformers_logging
 
 from . import data
 from .bert import POOLINGS, pool
-from .pretraining import ready_backbone
+from .pretraining import cache_dir, ready_backbone
 from .runtime import InputError, choose, find_model, get_device, tr, write_atomic
 from .transformer import to_batch
 
@@ -388,22 +387,17 @@ def read_pairs(
     table = data.read_split("chatbot", [(data.DATASETS["chatbot"].read, Path(file))])
     return table["Q"].to_pylist(), table["A"].to_pylist()
 
-# %% ../nbs/lectures/06b_retrieval.ipynb #615387c6
-def cache_dir() -> Path:
-    "Where vectors are kept between runs."
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "klue_course" / "vectors"
-
-
+# %% ../nbs/lectures/06b_retrieval.ipynb #3e29f388
 def make_similarity_bot(
     data_file: str | Path | None = None,  # a CSV with the columns Q, A, label; None: the profile's chatbot data
     model: str | Path | None = None,      # a bundled model, a folder, a hub id, or "tfidf"; None: the profile's
-    cache: str | Path | None = None,      # folder for the vectors; None: cache_dir()
+    cache: str | Path | None = None,      # folder for the vectors; None: pretraining.cache_dir()
 ) -> SimilarityBot:
     "The chatbot of `klue-course chat similarity`. Raises InputError for a bad file (with its row) or model."
     questions, answers = read_pairs(data_file)
     if model == "tfidf":
         encode = TfidfEncoder(list(merge_pairs(questions, answers)))
         return SimilarityBot(questions, answers, encode, calibrate(encode))
-    cache = cache_dir() if cache is None else cache
+    cache = cache_dir() / "vectors" if cache is None else cache
     encode = load_encoder(find_model(model) if model else ready_backbone())
     return SimilarityBot(questions, answers, encode, calibrate(encode, cache=cache), cache=cache)
