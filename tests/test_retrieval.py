@@ -378,7 +378,6 @@ def test_bot_of_a_file_and_a_model(folder, tmp_path, capsys):
     assert len(read_pairs(None)[0]) > 700
 
 
-def test_bench_gives_the_same_matches(folder, monkeypatch):
-    monkeypatch.setattr("klue_course.pretraining.ready_backbone", lambda: str(folder))
-    rows = bench.bench_similarity(count=60, asked=2)
+def test_bench_gives_the_same_matches(encoder):
+    rows = bench.bench_similarity(60, 2, replace(encoder, max_length=64))
     assert [row["same"] for row in rows] == ["2/2", "2/2"] and all(row["milliseconds"] > 0 for row in rows)
