@@ -38,7 +38,7 @@ from .pretraining import cache_dir, ready_backbone
 from .runtime import InputError, choose, find_model, get_device, tr, write_atomic
 from .transformer import to_batch
 
-# %% ../nbs/lectures/06b_retrieval.ipynb #197bd8a6
+# %% ../nbs/lectures/06b_retrieval.ipynb #29d653c6
 def unit(
     vectors,  # (N, C) array
 ):            # (N, C), float32; a zero row stays zero
@@ -56,7 +56,7 @@ def similarity(
     if queries.shape[1] != vectors.shape[1]:
         raise InputError(tr(f"벡터의 길이 {queries.shape[1]}과 {vectors.shape[1]}: 같은 모델에서 나온 벡터여야 합니다.",
                             f"vectors of {queries.shape[1]} and {vectors.shape[1]} numbers: expected the same model on both sides."))
-    product = queries.astype(np.float64) @ vectors.T.astype(np.float64)
+    product = queries.astype(np.float64, copy=False) @ vectors.T.astype(np.float64, copy=False)
     return (product.toarray() if issparse(product) else product).astype(np.float32)
 
 # %% ../nbs/lectures/06b_retrieval.ipynb #9613694a
@@ -186,7 +186,7 @@ def load_encoder(
     e5 = re.search(r"\be5\b", Path(folder).resolve().name if Path(folder).exists() else str(folder).lower())
     return BertEncoder(tokenizer, model.to(get_device()).eval(), how, ("query: " if e5 else "") if prefix is None else prefix)
 
-# %% ../nbs/lectures/06b_retrieval.ipynb #27333943
+# %% ../nbs/lectures/06b_retrieval.ipynb #1d60384c
 class TfidfEncoder:
     "Texts to unit rows of a sparse matrix by TF-IDF of character n-grams. Raises InputError when there is no text to learn from."
 
@@ -194,10 +194,12 @@ class TfidfEncoder:
         self,
         texts: list[str],  # what the weights are learned from
         shortest: int = 1,
-        longest: int = 3,
+        longest: int = 2,
     ):
+        settings = {"analyzer": "char_wb", "ngram_range": (shortest, longest), "sublinear_tf": True}
         try:
-            self.vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(shortest, longest), sublinear_tf=True).fit(texts)
+            pieces = [piece for piece in TfidfVectorizer(**settings).fit(texts).vocabulary_ if piece.strip()]
+            self.vectorizer = TfidfVectorizer(**settings, vocabulary=sorted(pieces)).fit(texts)
         except ValueError as problem:
             raise InputError(tr(f"TF-IDF를 배울 글이 없습니다({problem}).", f"no text to learn TF-IDF from ({problem}).")) from None
         self.key = digest("tfidf", f"{shortest}-{longest}", *texts)
@@ -337,7 +339,7 @@ class Reply(NamedTuple):
     score: float    # its cosine
     known: bool     # False: the score is below the threshold and the answer is the fallback
 
-# %% ../nbs/lectures/06b_retrieval.ipynb #fdccdda3
+# %% ../nbs/lectures/06b_retrieval.ipynb #91d105e3
 class SimilarityBot:
     "Answers with the answer of the nearest stored question, or with a fallback when none is near enough."
 
@@ -353,7 +355,8 @@ class SimilarityBot:
         pairs = merge_pairs(questions, answers)
         self.questions, self.answers = list(pairs), list(pairs.values())
         self.encode, self.threshold, self.fallback = encode, threshold, fallback or tr(*FALLBACK)
-        self.vectors = cached_vectors(self.questions, encode, cache) if cache else encode(self.questions)
+        vectors = cached_vectors(self.questions, encode, cache) if cache else encode(self.questions)
+        self.vectors = vectors.astype(np.float64)   # as top_k adds them up: converted once, not at every question
 
     def ask(self, text: str) -> Reply:
         "Answer one text."

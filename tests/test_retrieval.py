@@ -35,7 +35,7 @@ def folder(tmp_path_factory) -> Path:
     special = {f"{name}_token": f"[{name.upper()}]" for name in ("unk", "sep", "pad", "cls", "mask")}
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, **special)
     torch.manual_seed(0)
-    model = BertModel(BertConfig(len(tokenizer), 32, 2, 2, 64, max_position_embeddings=64))
+    model = BertModel(BertConfig(vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64))
     place = tmp_path_factory.mktemp("모델")
     tokenizer.save_pretrained(place)
     model.save_pretrained(place)
@@ -50,7 +50,7 @@ def encoder(folder) -> BertEncoder:
 # ---------------------------------------------------------------- ranking
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(SMALL, st.integers(1, 10), st.integers(1, 4))
 def test_top_k_is_brute_force(pair, k, block):
     queries, vectors = pair
@@ -62,7 +62,7 @@ def test_top_k_is_brute_force(pair, k, block):
         assert len(set(found_rows.tolist())) == len(found_rows)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(SMALL, st.randoms())
 def test_equal_rows_come_in_their_order_wherever_they_stand(pair, rng):
     queries, vectors = map(unit, pair)
@@ -117,7 +117,7 @@ def test_no_queries_and_zero_vectors():
 
 
 @pytest.mark.parametrize("how", ["cls", "pooler", "mean"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(texts=st.lists(st.one_of(st.sampled_from(TEXTS), st.text(st.sampled_from("가나다라 ?ㅋa"), max_size=40)), max_size=9), batch_size=st.integers(1, 5))
 def test_batches_equal_single_texts(encoder, how, texts, batch_size):
     together = embed(texts, encoder.tokenizer, encoder.model, how, batch_size, 64)
@@ -206,7 +206,7 @@ class Counted:
 
 
 @settings(max_examples=80, deadline=None)
-@given(st.lists(st.text(max_size=4), max_size=4), st.lists(st.text(max_size=4), max_size=4))
+@given(*[st.lists(st.text("a가\0\x01", max_size=3), max_size=3)] * 2)
 def test_different_lists_have_different_keys(one, other):
     assert (digest(*one) == digest(*other)) == (one == other)
 
@@ -287,7 +287,7 @@ def test_threshold_refuses(scores, correct, precision):
         choose_threshold(scores, correct, precision)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(SMALL, st.integers(1, 9), st.randoms())
 def test_group_ranks_as_the_lab_and_in_any_order(pair, block, rng):
     vectors = unit(np.repeat(pair[0], 2, axis=0))
