@@ -8,7 +8,7 @@ __all__ = ['FALLBACK', 'unit', 'similarity', 'best_of_row', 'top_k', 'embed', 'd
            'choose_threshold', 'trial', 'half_known', 'merge_pairs', 'Reply', 'SimilarityBot', 'calibrate',
            'read_pairs', 'make_similarity_bot']
 
-# %% ../nbs/lectures/06b_retrieval.ipynb #ccece1ff
+# %% ../nbs/lectures/06b_retrieval.ipynb #9239394c
 import hashlib
 import json
 import math
@@ -17,7 +17,6 @@ import sys
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -142,7 +141,7 @@ def model_key(
         pieces += [name, tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data]
     return digest(*pieces)
 
-# %% ../nbs/lectures/06b_retrieval.ipynb #a408229f
+# %% ../nbs/lectures/06b_retrieval.ipynb #941160fc
 @dataclass
 class BertEncoder:
     "Texts to unit vectors by an encoder model."
@@ -156,8 +155,8 @@ class BertEncoder:
     def __call__(self, texts: list[str]) -> np.ndarray:
         return embed([self.prefix + text for text in texts], self.tokenizer, self.model, self.how, self.batch_size, self.max_length)
 
-    @cached_property
-    def key(self) -> str:
+    @property
+    def key(self) -> str:  # computed anew each time: the model may have been trained on
         return digest(model_key(self.tokenizer, self.model), self.how, self.prefix, str(self.max_length))
 
 # %% ../nbs/lectures/06b_retrieval.ipynb #f86b9b0d

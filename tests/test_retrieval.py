@@ -182,11 +182,11 @@ def test_key_follows_the_content_not_the_place(folder, encoder, tmp_path):
     moved = load_encoder(str(shutil.copytree(folder, tmp_path / "다른 이름")))
     moved(TEXTS[:3])
     moved.tokenizer(TEXTS, padding=True, truncation=True, max_length=9)
-    assert model_key(moved.tokenizer, moved.model) == model_key(encoder.tokenizer, encoder.model)
+    assert moved.key == encoder.key
     assert len({replace(encoder, **change).key for change in ({}, {"how": "cls"}, {"prefix": "q "}, {"max_length": 9})}) == 4
     with torch.no_grad():
         moved.model.encoder.layer[1].output.dense.bias[3] += 1e-3
-    assert model_key(moved.tokenizer, moved.model) != model_key(encoder.tokenizer, encoder.model)
+    assert moved.key != encoder.key == replace(encoder).key
     moved.tokenizer.add_tokens(["새말"])
     assert model_key(moved.tokenizer, encoder.model) != model_key(encoder.tokenizer, encoder.model)
 
