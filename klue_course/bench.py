@@ -22,7 +22,8 @@ from .tokenization import (SPECIALS, bert_words, count_words, frequent_letters, 
 # %% auto #0
 __all__ = ['ONLY_OURS', 'ONLY_THEIRS', 'BENCHES', 'timed', 'compare', 'bench_texts', 'one_rule_at_a_time', 'bench_cleaning',
            'is_covered', 'bench_repeats', 'nsmc_folder', 'bench_load', 'encode_by_hand', 'bench_encoding',
-           'bench_training', 'bench_tokenization', 'bench_vectors', 'bench_embeddings', 'run_benches']
+           'bench_training', 'bench_tokenization', 'bench_vectors', 'bench_embeddings', 'bench_questions',
+           'one_pair_at_a_time', 'bench_similarity', 'run_benches']
 
 # %% ../nbs/foundations/07_bench.ipynb #60f95126
 def timed(
@@ -207,8 +208,58 @@ def bench_embeddings(
             bench_vectors("FastText, peer gensim FastText", rows, settings, syllable_pieces, (2, 5), data=source),
             bench_vectors("skip-gram, peer gensim Word2Vec on all cores", rows, settings, workers=os.cpu_count(), data=source)]
 
+# %% ../nbs/foundations/07_bench.ipynb #aaf30c6d
+def bench_questions(
+    count: int,
+) -> tuple[list[str], str]:  # distinct short texts; where they are from
+    "Real questions when KLUE_COURSE_DATA holds enough of them, else the beginnings of other texts."
+    if data_dir():
+        questions = list(dict.fromkeys(data.load("chatbot", data_dir())["train"]["Q"]))
+        if len(questions) >= count:
+            return questions[:count], "chatbot"
+    texts, source = bench_texts(20 * count)
+    return list(dict.fromkeys(" ".join(text.split())[:30].strip() for text in texts if len(text) > 5))[:count], source
+
+
+def one_pair_at_a_time(
+    encode: Callable,  # texts -> unit vectors
+    text: str,
+    vectors,           # (N, C)
+) -> int:              # the row that is nearest
+    "The peer: the cosine of one stored question after the other."
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    query = encode([text])
+    scores = [cosine_similarity(query, vector[None])[0, 0] for vector in vectors]
+    return scores.index(max(scores))
+
+# %% ../nbs/foundations/07_bench.ipynb #ac472135
+def bench_similarity(
+    count: int = 10_000,  # stored questions
+    asked: int = 3,
+    encode: Callable | None = None,  # texts -> unit vectors; None: the profile's model
+) -> list[dict]:
+    "One question to the similarity chatbot, beside one cosine at a time and beside scikit-learn on the whole matrix."
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    from klue_course import pretraining, retrieval
+
+    texts, source = bench_questions(count)
+    encode = encode or retrieval.load_encoder(pretraining.ready_backbone())
+    bot = retrieval.SimilarityBot(texts, texts, encode)
+    said = [f"{text} 그런데" for text in texts[:: max(1, len(texts) // asked)][:asked]]
+    (ours, mine), (slow, one), (fast, whole) = timed(lambda: [bot.questions.index(bot.ask(text).question) for text in said],
+                                                     lambda: [one_pair_at_a_time(encode, text, bot.vectors) for text in said],
+                                                     lambda: [int(cosine_similarity(encode([text]), bot.vectors).argmax()) for text in said], repeat=2)
+    assert mine == one == whole, "the chatbot and scikit-learn disagree"
+    more = {"data": source, "same": f"{len(said)}/{len(said)}", "milliseconds": round(1_000 * ours / len(said), 1)}
+    pairs = len(said) * len(bot.questions)
+    return [compare(f"similarity: one question over {len(bot.questions):,} pairs, peer one cosine at a time", pairs, ours, slow, "pairs/s", **more),
+            compare("similarity: peer cosine_similarity on the whole matrix", pairs, ours, fast, "pairs/s", **more)]
+
 # %% ../nbs/foundations/07_bench.ipynb #9711f106
-BENCHES = {"cleaning": bench_cleaning, "load": bench_load, "tokenization": bench_tokenization, "embeddings": bench_embeddings}
+BENCHES = {"cleaning": bench_cleaning, "load": bench_load, "tokenization": bench_tokenization, "embeddings": bench_embeddings,
+           "similarity": bench_similarity}
 
 
 def run_benches(
