@@ -511,7 +511,7 @@ def predict(
     names = [network.config.id2label[i] for i in probabilities.argmax(1).tolist()]
     return [{**row, "prediction": name, "score": round(float(top), 6)} for row, name, top in zip(rows, names, probabilities.max(1))]
 
-# %% ../nbs/foundations/03_training.ipynb #35759edb
+# %% ../nbs/foundations/03_training.ipynb #32c3d020
 def parse_row(task: Task, line: str) -> dict:
     "Read one JSON line. Raises data.Mismatch that says what is wrong."
     def refuse(constant):
@@ -527,7 +527,7 @@ def parse_row(task: Task, line: str) -> dict:
     data.checked_text(json.dumps(row, ensure_ascii=False), tr("줄", "the line"))
     return row
 
-
+# %% ../nbs/foundations/03_training.ipynb #065a3361
 def read_rows(
     task: Task,
     raw: bytes,  # JSON lines; blank lines are passed over
