@@ -22,10 +22,10 @@ from . import data, metrics
 from .runtime import InputError, autocast, choose, find_model, get_device, has_bf16, seed_everything, tr, write_atomic
 
 # %% auto #0
-__all__ = ['TASK_NAMES', 'TASKS', 'Recipe', 'Task', 'get_task', 'quiet', 'load_model', 'longest_input', 'encode', 'lengths',
-           'training_order', 'Options', 'sample', 'hold_out', 'choose_splits', 'processes', 'is_first', 'plan',
-           'reporter', 'seconds_of', 'make_trainer', 'last_checkpoint', 'check_place', 'check_settings',
-           'label_probabilities', 'score', 'save_model', 'finish', 'load_splits', 'load_encoder', 'run', 'finetune',
+__all__ = ['TASK_NAMES', 'TASKS', 'Recipe', 'Task', 'get_task', 'quiet', 'load_model', 'load_splits', 'load_encoder',
+           'longest_input', 'encode', 'lengths', 'training_order', 'Options', 'processes', 'is_first', 'plan', 'sample',
+           'hold_out', 'choose_splits', 'reporter', 'seconds_of', 'make_trainer', 'last_checkpoint', 'check_place',
+           'check_settings', 'label_probabilities', 'score', 'save_model', 'finish', 'run', 'finetune',
            'load_classifier', 'training_record', 'evaluate', 'predict', 'parse_row', 'read_rows']
 
 # %% ../nbs/foundations/03_training.ipynb #6af69eaa
@@ -106,6 +106,18 @@ def load_model(
                             f"model {name}: no tokenizer, or one that does not fit the vocabulary ({model.get_input_embeddings().num_embeddings})."))
     return model, tokenizer
 
+# %% ../nbs/foundations/03_training.ipynb #a9f0a13a
+def load_splits(task: Task, source) -> dict:
+    "The splits of a task's dataset."
+    return data.load(task.name, source) if source is None or isinstance(source, (str, Path)) else source
+
+
+def load_encoder(task: Task, model: str | Path, seed: int):
+    "Load an encoder with a new head for the task's labels."
+    seed_everything(seed)
+    names = dict(enumerate(task.labels))
+    return load_model(model, num_labels=len(names), id2label=names, label2id={name: i for i, name in names.items()})
+
 # %% ../nbs/foundations/03_training.ipynb #79db88ad
 def longest_input(model, tokenizer) -> int:
     "How many tokens a model can read."
@@ -171,6 +183,37 @@ class Options:
             if value is not None and not least <= value <= most:
                 raise InputError(tr(f"{name} {value}: {least} 이상 {most} 이하여야 합니다.", f"{name} {value}: expected {least} to {most}."))
 
+# %% ../nbs/foundations/03_training.ipynb #f35b7edf
+def processes() -> int:
+    "How many processes train together (torchrun and accelerate say so)."
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def is_first() -> bool:
+    "Whether this is the process that writes and speaks."
+    return int(os.environ.get("RANK", 0)) == 0
+
+# %% ../nbs/foundations/03_training.ipynb #165b523c
+def plan(
+    task: Task,
+    options: Options,
+    model: str,      # its name
+    rows: int,       # of training
+    longest: int,    # tokens the model can read
+) -> dict:           # all that decides the result of a training
+    "Complete the user's options from the recipe. Raises InputError when they do not fit the model or the processes."
+    recipe = task.recipe
+    batch_size, max_length = options.batch_size or recipe.batch_size, options.max_length or min(recipe.max_length, longest)
+    if max_length > longest:
+        raise InputError(tr(f"max_length {max_length}: 이 모델은 {longest} 토큰까지 읽습니다.", f"max_length {max_length}: this model reads up to {longest} tokens."))
+    if batch_size % processes():
+        raise InputError(tr(f"batch_size {batch_size}: 프로세스 수 {processes()}의 배수여야 합니다.",
+                            f"batch_size {batch_size}: expected a multiple of the {processes()} processes."))
+    steps = options.steps or max(1, math.ceil((options.epochs or recipe.epochs) * rows / batch_size))
+    return {"task": task.name, "model": str(model), "rows": rows, "steps": steps, "batch_size": batch_size, "max_length": max_length,
+            "learning_rate": options.learning_rate or recipe.learning_rate, "warmup": recipe.warmup, "weight_decay": recipe.weight_decay,
+            "seed": options.seed, "limit": options.limit}
+
 # %% ../nbs/foundations/03_training.ipynb #38e21fd9
 def sample(
     rows,                # datasets.Dataset
@@ -215,37 +258,6 @@ def choose_splits(
         if report:
             report(tr(f"{task.name}: {order[0]}만 쓸 수 있어 그 20%를 떼어 두고 채점합니다.", f"{task.name}: only {order[0]} can be used; 20% of it is held back for scoring."))
     return sample(train, options.limit, options.seed), sample(scored, options.limit, options.seed), name
-
-# %% ../nbs/foundations/03_training.ipynb #f35b7edf
-def processes() -> int:
-    "How many processes train together (torchrun and accelerate say so)."
-    return int(os.environ.get("WORLD_SIZE", 1))
-
-
-def is_first() -> bool:
-    "Whether this is the process that writes and speaks."
-    return int(os.environ.get("RANK", 0)) == 0
-
-# %% ../nbs/foundations/03_training.ipynb #165b523c
-def plan(
-    task: Task,
-    options: Options,
-    model: str,      # its name
-    rows: int,       # of training
-    longest: int,    # tokens the model can read
-) -> dict:           # all that decides the result of a training
-    "Complete the user's options from the recipe. Raises InputError when they do not fit the model or the processes."
-    recipe = task.recipe
-    batch_size, max_length = options.batch_size or recipe.batch_size, options.max_length or min(recipe.max_length, longest)
-    if max_length > longest:
-        raise InputError(tr(f"max_length {max_length}: 이 모델은 {longest} 토큰까지 읽습니다.", f"max_length {max_length}: this model reads up to {longest} tokens."))
-    if batch_size % processes():
-        raise InputError(tr(f"batch_size {batch_size}: 프로세스 수 {processes()}의 배수여야 합니다.",
-                            f"batch_size {batch_size}: expected a multiple of the {processes()} processes."))
-    steps = options.steps or max(1, math.ceil((options.epochs or recipe.epochs) * rows / batch_size))
-    return {"task": task.name, "model": str(model), "rows": rows, "steps": steps, "batch_size": batch_size, "max_length": max_length,
-            "learning_rate": options.learning_rate or recipe.learning_rate, "warmup": recipe.warmup, "weight_decay": recipe.weight_decay,
-            "seed": options.seed, "limit": options.limit}
 
 # %% ../nbs/foundations/03_training.ipynb #a5772c66
 def reporter(
@@ -407,19 +419,7 @@ def finish(out: Path, result: dict) -> dict:
         shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
     return result
 
-# %% ../nbs/foundations/03_training.ipynb #946f4ae6
-def load_splits(task: Task, source) -> dict:
-    "The splits of a task's dataset."
-    return data.load(task.name, source) if source is None or isinstance(source, (str, Path)) else source
-
-
-def load_encoder(task: Task, model: str | Path, seed: int):
-    "Load an encoder with a new head for the task's labels."
-    seed_everything(seed)
-    names = dict(enumerate(task.labels))
-    return load_model(model, num_labels=len(names), id2label=names, label2id={name: i for i, name in names.items()})
-
-
+# %% ../nbs/foundations/03_training.ipynb #c9cc805b
 def run(network, tokenizer, encoded, settings: dict, out: Path, save_every: int | None, report: Callable | None) -> float:
     "Train from the beginning or from the last checkpoint; tells the seconds."
     folder = out / "checkpoints"
