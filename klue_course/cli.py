@@ -20,16 +20,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from . import __version__, bench, data, workspace
+from . import __version__, bench, data, training, workspace
 from .runtime import InputError, choose, data_dir, get_device, get_profile, has_bf16, package_dir, tr, use_konlpy, write_atomic
 
 # %% auto #0
 __all__ = ['REMEDY', 'JUPYTER_SETTINGS', 'COMING', 'COMMANDS', 'DATA_COMMANDS', 'OPTIONS', 'say', 'with_progress', 'show',
            'check_packages', 'check_tagger', 'check_kss', 'check_font', 'check_python', 'check_machine', 'check_data',
            'check_jupyter', 'diagnose', 'doctor', 'list_notebooks', 'start', 'show_progress', 'lab', 'run',
-           'notebook_files', 'check', 'score_row', 'run_bench', 'data_list', 'data_fetch', 'data_verify', 'coming',
-           'make_app', 'describe_options', 'make_command', 'hello', 'split_arguments', 'explain_error', 'resolve_paths',
-           'main']
+           'notebook_files', 'check', 'score_row', 'run_bench', 'data_list', 'data_fetch', 'data_verify', 'train',
+           'score_text', 'evaluate', 'predict', 'coming', 'make_app', 'describe_options', 'make_command', 'hello',
+           'split_arguments', 'explain_error', 'resolve_paths', 'main']
 
 # %% ../nbs/foundations/08_cli.ipynb #7e41b33e
 def say(message: str) -> None:
@@ -293,8 +293,65 @@ def data_verify(folder: Annotated[Path, typer.Argument(metavar="DIR")],
     if faults:
         raise typer.Exit(1)
 
+# %% ../nbs/foundations/08_cli.ipynb #aa10c002
+def train(task: Annotated[str, typer.Argument(metavar="TASK")],
+          source: Annotated[str, typer.Option("--data", metavar="DIR|mini")],
+          model: Annotated[str, typer.Option(metavar="NAME|DIR")],
+          out: Annotated[Path, typer.Option(metavar="DIR")],
+          epochs: Annotated[float | None, typer.Option()] = None,
+          steps: Annotated[int | None, typer.Option()] = None,
+          batch_size: Annotated[int | None, typer.Option()] = None,
+          lr: Annotated[float | None, typer.Option()] = None,
+          max_length: Annotated[int | None, typer.Option()] = None,
+          seed: Annotated[int, typer.Option()] = 42,
+          limit: Annotated[int | None, typer.Option()] = None,
+          resume: Annotated[bool, typer.Option("--resume")] = False) -> None:
+    options = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "learning_rate": lr, "max_length": max_length, "seed": seed, "limit": limit}
+    tell = say if training.is_first() else None
+    try:
+        result = training.finetune(task, source, model, out, resume, report=tell, **options)
+    except KeyboardInterrupt:
+        say(tr(f"중단했습니다. 같은 명령에 --resume을 붙이면 {out}의 마지막 체크포인트에서 이어 갑니다.",
+               f"interrupted. The same command with --resume goes on from the last checkpoint in {out}."))
+        raise typer.Exit(130)
+    if result:
+        say(f"{out / 'metrics.json'}: {task} {result['split']} (n={result['n']}) {score_text(result)}")
+
+# %% ../nbs/foundations/08_cli.ipynb #aa10c003
+def score_text(result: dict) -> str:
+    "The metrics of a result in one line."
+    return "  ".join(f"{key} {value:.2f}" for key, value in result["metrics"].items())
+
+
+def evaluate(task: Annotated[str, typer.Argument(metavar="TASK")],
+             trained: Annotated[Path, typer.Option("--model", metavar="DIR")],
+             source: Annotated[str, typer.Option("--data", metavar="DIR|mini")],
+             split: Annotated[str | None, typer.Option()] = None,
+             as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    result = training.evaluate(task, trained, source, split)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        print(f"{task} {result['split']} (n={result['n']}) {score_text(result)}")
+
+# %% ../nbs/foundations/08_cli.ipynb #aa10c004
+def predict(task: Annotated[str, typer.Argument(metavar="TASK")],
+            trained: Annotated[Path, typer.Option("--model", metavar="DIR")],
+            input_file: Annotated[str, typer.Option("--input", metavar="FILE|-")] = "-",
+            output_file: Annotated[str, typer.Option("--output", metavar="FILE|-")] = "-") -> None:
+    record = training.get_task(task)
+    if output_file != "-" and Path(output_file).is_dir():
+        raise InputError(tr(f"{output_file}: 폴더입니다. 파일 이름을 적어 주세요.", f"{output_file}: is a directory. Expected a file."))
+    raw = sys.stdin.buffer.read() if input_file == "-" else data.read_bytes(Path(input_file))
+    rows = training.read_rows(record, raw, tr("표준 입력", "stdin") if input_file == "-" else input_file)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in training.predict(task, trained, rows)]
+    if output_file == "-":
+        sys.stdout.buffer.write("".join(lines).encode())
+    else:
+        write_atomic(output_file, "".join(lines))
+
 # %% ../nbs/foundations/08_cli.ipynb #3530cac7
-COMING = ["train", "evaluate", "predict", "pretrain", "chat"]  # belong to lectures that are still being written
+COMING = ["pretrain", "chat"]  # belong to lectures that are still being written
 
 
 def coming(ctx: typer.Context) -> None:
@@ -311,6 +368,9 @@ COMMANDS = {  # name -> (function, help)
     "run": (run, ("강좌의 노트북을 실행해 노트북, HTML, report.json을 남깁니다.", "Execute source notebooks; write notebooks, HTML and report.json.")),
     "check": (check, ("학습자의 노트북을 채점합니다. 틀린 문제가 있으면 종료 코드 1입니다.", "Grade learners' notebooks; exit 1 if an exercise fails.")),
     "progress": (show_progress, ("어디까지 했고 다음은 무엇인지 알려 줍니다.", "What is done, what is next.")),
+    "train": (train, ("모델을 미세 조정해 OUT/model과 OUT/metrics.json을 남깁니다.", "Fine-tune a model; writes OUT/model and OUT/metrics.json.")),
+    "evaluate": (evaluate, ("학습한 모델을 공식 지표로 채점합니다.", "Score a trained model by the official metrics.")),
+    "predict": (predict, ("JSON 줄을 읽어 prediction과 score를 붙여 같은 차례로 내보냅니다.", "JSON lines in, the same lines with prediction and score out.")),
     "bench": (run_bench, ("우리 것과 흔히 쓰는 것을 같은 일로 견줍니다.", "Ours beside the usual alternative, same work, one run.")),
 }
 DATA_COMMANDS = {
@@ -330,6 +390,21 @@ OPTIONS = {  # parameter -> help
     "jobs": ("나란히 돌릴 노트북 수", "How many notebooks at once."),
     "paths": ("노트북 파일 또는 폴더", "Notebooks, or folders of notebooks."),
     "timeout": ("셀 하나에 줄 시간(초). 노트북 하나에는 그 열 배", "Seconds for a cell; ten times as much for a notebook."),
+    "task": ("과제 이름", "The task."),
+    "source": ("자료 폴더 또는 mini (강좌에 든 자료)", "A folder with the data, or mini (the bundled data)."),
+    "model": ("강좌에 든 모델의 이름, 모델 폴더 또는 허브 이름(주인/이름)", "A bundled model, a folder or a hub id (owner/name)."),
+    "trained": ("train이 남긴 폴더", "What train left."),
+    "epochs": ("훈련 자료를 몇 번 볼지 (없으면 과제의 조리법대로)", "Passes over the training rows (default: the task's recipe)."),
+    "steps": ("몇 걸음 갈지. epochs보다 앞섭니다.", "Steps; counts more than epochs."),
+    "batch_size": ("한 걸음에 보는 행의 수 (프로세스 모두 더해서)", "Rows a step, over all processes."),
+    "lr": ("가장 높을 때의 학습률", "The highest learning rate."),
+    "max_length": ("입력의 토큰 수. 더 긴 것은 자릅니다.", "Tokens of an input; longer ones are cut."),
+    "seed": ("난수의 씨앗", "Seed of the random numbers."),
+    "limit": ("나눔(split)마다 무작위로 뽑아 쓸 행의 수", "Rows of each split, drawn at random."),
+    "resume": ("멈춘 학습을 이어 갑니다.", "Go on with a training that stopped."),
+    "split": ("train, validation, test 가운데 하나 (없으면 validation, 그다음 test)", "train, validation or test (default: validation, else test)."),
+    "input_file": ("JSON 줄 파일 (-: 표준 입력)", "A file of JSON lines (-: stdin)."),
+    "output_file": ("결과 파일 (-: 표준 출력)", "Where the result goes (-: stdout)."),
     "names": ("이름", "Names."),
 }
 
