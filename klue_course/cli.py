@@ -24,12 +24,12 @@ from . import __version__, bench, data, training, workspace
 from .runtime import InputError, choose, data_dir, get_device, get_profile, has_bf16, package_dir, tr, use_konlpy, write_atomic
 
 # %% auto #0
-__all__ = ['REMEDY', 'JUPYTER_SETTINGS', 'COMING', 'COMMANDS', 'DATA_COMMANDS', 'OPTIONS', 'say', 'with_progress', 'show',
-           'check_packages', 'check_tagger', 'check_kss', 'check_font', 'check_python', 'check_machine', 'check_data',
-           'check_jupyter', 'diagnose', 'doctor', 'list_notebooks', 'start', 'show_progress', 'lab', 'run',
-           'notebook_files', 'check', 'score_row', 'run_bench', 'data_list', 'data_fetch', 'data_verify', 'train',
-           'score_text', 'evaluate', 'predict', 'coming', 'make_app', 'describe_options', 'make_command', 'hello',
-           'split_arguments', 'explain_error', 'resolve_paths', 'main']
+__all__ = ['REMEDY', 'JUPYTER_SETTINGS', 'COMMANDS', 'DATA_COMMANDS', 'OPTIONS', 'say', 'with_progress', 'show', 'check_packages',
+           'check_tagger', 'check_kss', 'check_font', 'check_python', 'check_machine', 'check_data', 'check_jupyter',
+           'diagnose', 'doctor', 'list_notebooks', 'start', 'show_progress', 'lab', 'run', 'notebook_files', 'check',
+           'score_row', 'run_bench', 'data_list', 'data_fetch', 'data_verify', 'train', 'score_text', 'evaluate',
+           'predict', 'there_is', 'run_pretraining', 'pretrain', 'questions', 'chat', 'make_app', 'describe_options',
+           'make_command', 'hello', 'repeat_option', 'split_arguments', 'explain_error', 'resolve_paths', 'main']
 
 # %% ../nbs/foundations/08_cli.ipynb #7e41b33e
 def say(message: str) -> None:
@@ -350,13 +350,81 @@ def predict(task: Annotated[str, typer.Argument(metavar="TASK")],
     else:
         write_atomic(output_file, "".join(lines))
 
-# %% ../nbs/foundations/08_cli.ipynb #3530cac7
-COMING = ["pretrain", "chat"]  # belong to lectures that are still being written
+# %% ../nbs/foundations/08_cli.ipynb #d6812782
+def there_is(command: str, kind: str, kinds: list[str], coming: list[str]) -> str:  # kind
+    "One of the kinds a command has. Raises InputError for those that come with a later lecture and for any other."
+    if kind in coming:
+        raise InputError(tr(f"{command} {kind}: 아직 없습니다. 해당 강의와 함께 나옵니다 (klue-course list).",
+                            f"{command} {kind}: not there yet; it comes with its lecture (klue-course list)."))
+    return choose(command, kind, kinds)
+
+# %% ../nbs/foundations/08_cli.ipynb #744b932b
+def run_pretraining(files: list[Path], out: Path, config: str, given: dict, minutes: float | None, **options) -> None:
+    "Pre-train, tell the losses as they come, and say at the end how well unseen text is filled in."
+    from klue_course import pretraining
+
+    if minutes is not None and ("steps" in given or minutes <= 0):
+        raise InputError(tr(f"--minutes {minutes}: 0보다 커야 하고 --steps와 함께 쓸 수 없습니다.", f"--minutes {minutes}: expected above 0, and no --steps beside it."))
+    shown = {"mlm_loss": "MLM", "nsp_loss": "NSP"}
+    tell = lambda row: say(f"{row['step']:>8,}" + "".join(f"  {name} {row[key]:.3f}" for key, name in shown.items() if key in row)
+                           + f"  {row['tokens_per_second']:,.0f} tokens/s")
+    try:
+        result = pretraining.pretrain(files, out, config, pretraining.Recipe(**given), minutes, tell=tell, **options)
+    except KeyboardInterrupt:
+        say(tr(f"중단했습니다. 같은 명령에 --resume을 붙이면 {out}의 마지막 체크포인트에서 이어 갑니다.",
+               f"interrupted. The same command with --resume goes on from the last checkpoint in {out}."))
+        raise typer.Exit(130)
+    held = result["heldout"]
+    say(tr(f"{out / 'model'}: 남겨 둔 글의 MLM 손실 {held['mlm_loss']:.3f} (유니그램 엔트로피 {held['unigram']:.3f}), 맞힌 비율 {held['accuracy']:.1f} %",
+           f"{out / 'model'}: MLM loss on held-out text {held['mlm_loss']:.3f} (unigram entropy {held['unigram']:.3f}), accuracy {held['accuracy']:.1f} %"))
+
+# %% ../nbs/foundations/08_cli.ipynb #18fcb7ba
+def pretrain(kind: Annotated[str, typer.Argument(metavar="bert|gpt")],
+             files: Annotated[list[Path], typer.Option("--corpus", metavar="FILE…")],
+             out: Annotated[Path, typer.Option(metavar="DIR")],
+             config: Annotated[str, typer.Option(metavar="NAME")] = "mini",
+             begin: Annotated[str | None, typer.Option("--from", metavar="DIR")] = None,
+             teacher: Annotated[str | None, typer.Option(metavar="DIR")] = None,
+             steps: Annotated[int | None, typer.Option()] = None,
+             minutes: Annotated[float | None, typer.Option()] = None,
+             batch_size: Annotated[int | None, typer.Option()] = None,
+             length: Annotated[int | None, typer.Option()] = None,
+             lr: Annotated[float | None, typer.Option()] = None,
+             mask_rate: Annotated[float | None, typer.Option()] = None,
+             whole_words: Annotated[bool | None, typer.Option("--whole-words")] = None,
+             nsp: Annotated[bool | None, typer.Option("--nsp/--no-nsp")] = None,
+             save_every: Annotated[int, typer.Option()] = 500,
+             seed: Annotated[int | None, typer.Option()] = None,
+             resume: Annotated[bool, typer.Option("--resume")] = False) -> None:
+    there_is("pretrain", kind, ["bert"], ["gpt"])
+    given = {"steps": steps, "batch_size": batch_size, "length": length, "learning_rate": lr, "mask_rate": mask_rate, "whole_words": whole_words,
+             "nsp": nsp, "seed": seed}
+    run_pretraining(files, out, config, {name: value for name, value in given.items() if value is not None},
+                    minutes=minutes, start=begin, teacher=teacher, save_every=save_every, resume=resume)
+
+# %% ../nbs/foundations/08_cli.ipynb #5b5ee7b8
+def questions(ask: str | None):
+    "The one question that was asked, else each line of stdin."
+    if ask is not None:
+        yield ask
+        return
+    while True:
+        print("? ", end="", file=sys.stderr, flush=True) if sys.stdin.isatty() else None
+        if not (line := sys.stdin.readline()):
+            return
+        yield line.strip()
 
 
-def coming(ctx: typer.Context) -> None:
-    raise InputError(tr(f"{ctx.info_name}: 아직 없는 명령입니다. 해당 강의와 함께 나옵니다 (klue-course list).",
-                        f"{ctx.info_name}: not there yet; it comes with its lecture (klue-course list)."))
+def chat(kind: Annotated[str, typer.Argument(metavar="similarity|irqa|gpt")],
+         ask: Annotated[str | None, typer.Option(metavar="TEXT")] = None,
+         data_file: Annotated[Path | None, typer.Option("--data", metavar="FILE")] = None,
+         model: Annotated[str | None, typer.Option(metavar="NAME|DIR|tfidf")] = None) -> None:
+    there_is("chat", kind, ["similarity"], ["irqa", "gpt"])
+    from klue_course.retrieval import make_similarity_bot
+
+    bot = make_similarity_bot(data_file, model)
+    for question in questions(ask):
+        print(bot.ask(question).answer, flush=True)
 
 # %% ../nbs/foundations/08_cli.ipynb #4b19b693
 COMMANDS = {  # name -> (function, help)
@@ -371,6 +439,9 @@ COMMANDS = {  # name -> (function, help)
     "train": (train, ("모델을 미세 조정해 OUT/model과 OUT/metrics.json을 남깁니다.", "Fine-tune a model; writes OUT/model and OUT/metrics.json.")),
     "evaluate": (evaluate, ("학습한 모델을 공식 지표로 채점합니다.", "Score a trained model by the official metrics.")),
     "predict": (predict, ("JSON 줄을 읽어 prediction과 score를 붙여 같은 차례로 내보냅니다.", "JSON lines in, the same lines with prediction and score out.")),
+    "pretrain": (pretrain, ("글 파일로 BERT를 사전학습해 OUT/model과 OUT/pretraining.json을 남깁니다.",
+                            "Pre-train a BERT from text files; writes OUT/model and OUT/pretraining.json.")),
+    "chat": (chat, ("챗봇에게 묻습니다.", "Ask a chatbot.")),
     "bench": (run_bench, ("우리 것과 흔히 쓰는 것을 같은 일로 견줍니다.", "Ours beside the usual alternative, same work, one run.")),
 }
 DATA_COMMANDS = {
@@ -405,6 +476,19 @@ OPTIONS = {  # parameter -> help
     "split": ("train, validation, test 가운데 하나 (없으면 validation, 그다음 test)", "train, validation or test (default: validation, else test)."),
     "input_file": ("JSON 줄 파일 (-: 표준 입력)", "A file of JSON lines (-: stdin)."),
     "output_file": ("결과 파일 (-: 표준 출력)", "Where the result goes (-: stdout)."),
+    "kind": ("종류", "Which one."),
+    "files": ("글 파일 (한 줄에 한 문장, 문서 사이는 빈 줄)", "Text files: a sentence a line, a blank line between documents."),
+    "config": ("모델의 크기: tiny, mini, base", "The model's size: tiny, mini, base."),
+    "begin": ("이어서 학습할 모델", "A model to go on with."),
+    "teacher": ("가중치를 빌려 올 인코더", "A pretrained encoder to borrow weights from."),
+    "minutes": ("걸음 수 대신 학습할 시간(분)", "Minutes to train, instead of steps."),
+    "length": ("한 줄의 토큰 수", "Tokens of a sequence."),
+    "mask_rate": ("맞힐 토큰의 비율", "Share of tokens to predict."),
+    "whole_words": ("조각이 아니라 낱말을 가립니다.", "Hide whole words."),
+    "nsp": ("다음 문장 예측도 학습합니다.", "Also train next-sentence prediction."),
+    "save_every": ("체크포인트 사이의 걸음 수", "Steps from checkpoint to checkpoint."),
+    "ask": ("한 번만 물을 말", "One question."),
+    "data_file": ("묻고 답한 말의 CSV (Q, A, label)", "A CSV of questions and answers (Q, A, label)."),
     "names": ("이름", "Names."),
 }
 
@@ -433,8 +517,6 @@ def make_command():  # a click command
     "Put the commands together."
     app = make_app(COMMANDS)
     app.add_typer(make_app(DATA_COMMANDS), name="data", help=tr("자료의 목록, 내려받기, 검사", "Data: list, fetch, verify."))
-    for name in COMING:
-        app.command(name, hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(coming)
     intro = tr("KLUE로 배우는 한국어 자연어처리. --lang en: English", "Korean NLP with KLUE.")
     app.callback(invoke_without_command=True, help=f"klue-course {__version__}: {intro}")(hello)
     command = typer.main.get_command(app)
@@ -448,6 +530,21 @@ def hello(ctx: typer.Context, version: Annotated[bool, typer.Option("--version")
     elif ctx.invoked_subcommand is None:
         print(ctx.get_help())
 
+# %% ../nbs/foundations/08_cli.ipynb #66eb9698
+def repeat_option(
+    words: list[str],
+    option: str,      # e.g. "--corpus"
+) -> list[str]:
+    "Let an option take several values: write it before each."
+    written, several = [], False
+    for place, word in enumerate(words):
+        if word.startswith("-"):
+            several = word == option
+        elif several and words[place - 1] != option:
+            written.append(option)
+        written.append(word)
+    return written
+
 # %% ../nbs/foundations/08_cli.ipynb #2d24df3d
 def split_arguments(
     arguments: list[str],
@@ -460,7 +557,7 @@ def split_arguments(
             lang = word.partition("=")[2] or (ours[place + 1: place + 2] or [""])[0]
             del ours[place: place + (1 if "=" in word else 2)]
             break
-    return ours, theirs, None if lang is None else choose("--lang", lang, ["ko", "en"])
+    return repeat_option(ours, "--corpus"), theirs, None if lang is None else choose("--lang", lang, ["ko", "en"])
 
 # %% ../nbs/foundations/08_cli.ipynb #3dd9bd97
 def explain_error(

@@ -6,11 +6,11 @@
 __all__ = ['CONTROL', 'CONFIGS', 'SAME_TOKENS', 'TRIALS', 'train_tokenizer', 'Corpus', 'WordTable', 'encode_corpus', 'hold_out',
            'select', 'pack_blocks', 'next_pair', 'random_text', 'nsp_spans', 'share_room', 'pair_batch', 'mask_tokens',
            'word_numbers', 'MaskedBert', 'unigram_bias', 'new_model', 'heldout_loss', 'Recipe', 'Steps', 'Pretrainer',
-           'training_arguments', 'make_trainer', 'run_steps', 'last_checkpoint', 'fill_mask', 'save_model',
-           'pseudo_log_likelihood', 'borrowed_vectors', 'borrow_weights', 'warm_start', 'measure_starts', 'begin',
-           'steps_within', 'check_target', 'prepare', 'pretrain', 'cache_dir', 'ready_backbone']
+           'training_arguments', 'make_trainer', 'run_steps', 'fill_mask', 'save_model', 'pseudo_log_likelihood',
+           'borrowed_vectors', 'borrow_weights', 'warm_start', 'measure_starts', 'begin', 'steps_within',
+           'check_target', 'prepare', 'pretrain', 'cache_dir', 'ready_backbone']
 
-# %% ../nbs/lectures/04_pretraining.ipynb #08ae6709
+# %% ../nbs/lectures/04_pretraining.ipynb #de231d5c
 import copy
 import hashlib
 import json
@@ -32,16 +32,13 @@ from torch.nn import functional as F
 from transformers import (AutoModel, AutoTokenizer, BertConfig, BertForPreTraining, PreTrainedTokenizerFast, PrinterCallback, Trainer,
                           TrainingArguments)
 
-from transformers.utils.logging import disable_progress_bar
 
 from . import data
 from .runtime import (BACKBONES, InputError, assets_dir, autocast, choose, data_dir, find_model, get_backbone, get_device, get_profile,
                                  has_bf16, measured_by, seed_everything, tr, write_atomic)
 from .tokenization import CLS, MASK, PAD, SEP, UNK, train_wordpiece
+from .training import last_checkpoint, quiet
 from .transformer import to_batch
-
-# %% ../nbs/lectures/04_pretraining.ipynb #a65f63b7
-disable_progress_bar()  # transformers draws one for every file it reads or writes
 
 # %% ../nbs/lectures/04_pretraining.ipynb #b16570a2
 def train_tokenizer(
@@ -384,7 +381,7 @@ def training_arguments(out: str | Path, recipe: Recipe, save_every: int = 0) -> 
         logging_steps=every, save_strategy="steps" if save_every else "no", save_steps=-(-save_every // every) * every or 500, save_total_limit=2,
         remove_unused_columns=False, dataloader_pin_memory=False, disable_tqdm=True, report_to="none")
 
-# %% ../nbs/lectures/04_pretraining.ipynb #5ab6031a
+# %% ../nbs/lectures/04_pretraining.ipynb #571d62d5
 def make_trainer(model: MaskedBert, steps: Steps, folder: str | Path, save_every: int = 0) -> Pretrainer:
     "A trainer for a model and its batches; checkpoints go to folder."
     return Pretrainer(model, training_arguments(folder, steps.recipe, save_every), train_dataset=steps, data_collator=itemgetter(0))
@@ -404,19 +401,8 @@ def run_steps(
     seed_everything(recipe.seed)
     trainer = make_trainer(model, Steps(corpus, tokenizer, recipe), folder, save_every)
     trainer.tell = tell
-    trainer.train(resume_from_checkpoint=last_checkpoint(folder) if resume else None)
+    trainer.train(resume_from_checkpoint=last_checkpoint(Path(folder)) if resume else None)
     return [row for row in trainer.state.log_history if "mlm_loss" in row]
-
-
-def last_checkpoint(folder: str | Path) -> str | None:
-    "The newest checkpoint that was written to its end; one that a kill cut short is removed."
-    whole = []
-    for path in Path(folder).glob("checkpoint-*"):
-        if (path / "trainer_state.json").is_file():  # written last
-            whole.append(path)
-        else:
-            shutil.rmtree(path)
-    return str(max(whole, key=lambda path: int(path.name.rpartition("-")[2]))) if whole else None
 
 # %% ../nbs/lectures/04_pretraining.ipynb #b5cad75d
 @torch.no_grad()
@@ -435,7 +421,7 @@ def fill_mask(
     best = (logits.logits if "logits" in logits else logits.prediction_logits)[0, places[0]].float().softmax(dim=0).topk(k)
     return list(zip(tokenizer.convert_ids_to_tokens(best.indices.tolist()), best.values.tolist()))
 
-# %% ../nbs/lectures/04_pretraining.ipynb #04a5271d
+# %% ../nbs/lectures/04_pretraining.ipynb #bda31604
 def save_model(
     model: MaskedBert,
     tokenizer,
@@ -448,8 +434,9 @@ def save_model(
     plain.load_state_dict(model.state_dict())
     beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        plain.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
+        with quiet():
+            plain.save_pretrained(beside)
+            tokenizer.save_pretrained(beside)
         beside.chmod(0o755)
         beside.rename(folder)
     except BaseException:
@@ -482,7 +469,7 @@ def pseudo_log_likelihood(
         np.add.at(sums, list(numbers), logits[each, wanted].cpu().numpy())
     return sums
 
-# %% ../nbs/lectures/04_pretraining.ipynb #e46b6a25
+# %% ../nbs/lectures/04_pretraining.ipynb #d4aa7ba3
 SAME_TOKENS = {"pad": PAD, "unk": UNK, "cls": CLS, "sep": SEP, "mask": MASK}
 
 
@@ -517,7 +504,8 @@ def warm_start(
     config: BertConfig,   # as wide as the teacher; its layers divide the teacher's
 ) -> MaskedBert:
     "A new model that begins with a teacher's weights. Raises InputError when the shapes do not fit."
-    theirs = AutoModel.from_pretrained(find_model(teacher), add_pooling_layer=False)
+    with quiet():
+        theirs = AutoModel.from_pretrained(find_model(teacher), add_pooling_layer=False)
     for name in ("hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "type_vocab_size"):
         if getattr(theirs.config, name) != getattr(config, name):
             raise InputError(tr(f"{teacher}: {name} {getattr(theirs.config, name)}: 새 모델은 {getattr(config, name)}입니다. 같아야 합니다.",
@@ -555,7 +543,7 @@ def measure_starts(
     write_atomic(assets_dir() / "results/starts.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     return result
 
-# %% ../nbs/lectures/04_pretraining.ipynb #288b885d
+# %% ../nbs/lectures/04_pretraining.ipynb #d9396192
 def begin(
     files,                              # as in data.stream
     config: dict,                       # as in CONFIGS
@@ -564,7 +552,8 @@ def begin(
 ) -> tuple[MaskedBert, PreTrainedTokenizerFast, Corpus]:
     "Model, tokenizer and tokenised corpus before the first step. Raises InputError for bad files or a model that does not fit."
     if start:
-        tokenizer, model = AutoTokenizer.from_pretrained(find_model(start)), MaskedBert.from_pretrained(find_model(start))
+        with quiet():
+            tokenizer, model = AutoTokenizer.from_pretrained(find_model(start)), MaskedBert.from_pretrained(find_model(start))
         return model, tokenizer, encode_corpus(data.stream(files), tokenizer)
     full = BertConfig(**config)
     tokenizer = train_tokenizer(chain.from_iterable(data.stream(files)), full.vocab_size, full.max_position_embeddings)
@@ -627,7 +616,7 @@ def prepare(files, out: Path, config: str, recipe: Recipe, minutes: float | None
     save_model(model, tokenizer, begun)
     return model, tokenizer, corpus, recipe
 
-# %% ../nbs/lectures/04_pretraining.ipynb #f14ba2d9
+# %% ../nbs/lectures/04_pretraining.ipynb #eb887aa9
 def pretrain(
     files,                              # as in data.stream: a corpus's name, a file, files
     out: str | Path,                    # gets model/ and pretraining.json, while it runs checkpoints/
@@ -646,8 +635,9 @@ def pretrain(
     train, held = hold_out(corpus, min(50, len(corpus)))
     began = time.perf_counter()
     history = run_steps(model, tokenizer, train, recipe, out / "checkpoints", save_every, resume, tell)
-    result = {"recipe": asdict(recipe), "seconds": round(time.perf_counter() - began), "tokens": len(corpus.ids), "parameters": model.num_parameters(),
-              "heldout": heldout_loss(model, held, tokenizer, recipe.length), "history": history}
+    result = {"recipe": asdict(recipe), "seconds": round(time.perf_counter() - began), "tokens": len(corpus.ids),
+              "vocab_size": len(tokenizer), "parameters": model.num_parameters(), "heldout": heldout_loss(model, held, tokenizer, recipe.length),
+              "history": history}
     write_atomic(out / "pretraining.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     save_model(model, tokenizer, out / "model")
     shutil.rmtree(out / "checkpoints")
