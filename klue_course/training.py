@@ -285,7 +285,7 @@ def seconds_of(state) -> float:
     "Seconds a training has taken up to the last line of its log."
     return next((line["seconds"] for line in reversed(state.log_history) if "seconds" in line), 0.0)
 
-# %% ../nbs/foundations/03_training.ipynb #f498620c
+# %% ../nbs/foundations/03_training.ipynb #3f142195
 def make_trainer(
     model,                      # a classifier
     tokenizer,
@@ -304,7 +304,7 @@ def make_trainer(
         learning_rate=settings["learning_rate"], warmup_steps=math.ceil(settings["warmup"] * settings["steps"]), lr_scheduler_type="linear",
         weight_decay=settings["weight_decay"], optim="adamw_torch_fused", bf16=has_bf16(), use_cpu=get_device().type == "cpu", seed=settings["seed"],
         train_sampling_strategy="sequential", save_steps=save_every, save_total_limit=1, logging_steps=save_every, disable_tqdm=True,
-        report_to="none", ddp_backend="gloo" if processes() > 1 and get_device().type == "cpu" else None, dataloader_pin_memory=get_device().type == "cuda")
+        report_to="none", ddp_backend="gloo" if processes() > 1 and get_device().type == "cpu" else None, dataloader_pin_memory=get_device().type not in ("cpu", "mps"))
     trainer = Trainer(model, arguments, DataCollatorWithPadding(tokenizer), encoded.select(order), callbacks=[reporter(report, settings["batch_size"])])
     trainer.remove_callback(PrinterCallback)
     return trainer
