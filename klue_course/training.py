@@ -83,7 +83,7 @@ def quiet():
         if bars:
             logging.enable_progress_bar()
 
-# %% ../nbs/foundations/03_training.ipynb #ff6d3e72
+# %% ../nbs/foundations/03_training.ipynb #cfef1090
 def load_model(
     name: str | Path,   # a bundled model, a folder or a hub id
     **settings,         # for the model's configuration
@@ -98,12 +98,13 @@ def load_model(
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(place)
             model = AutoModelForSequenceClassification.from_pretrained(place, dtype=torch.float32, ignore_mismatched_sizes=True, **settings)
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, ImportError, RuntimeError, AttributeError, TypeError, SafetensorError) as error:
         reason = " ".join(str(error).split())[:200]
         raise InputError(tr(f"모델 {name}: 읽을 수 없습니다({reason}).", f"model {name}: cannot be loaded ({reason}).")) from None
-    if not tokenizer.is_fast or len(tokenizer) > model.get_input_embeddings().num_embeddings:
-        raise InputError(tr(f"모델 {name}: 토크나이저가 없거나 모델의 어휘({model.get_input_embeddings().num_embeddings})에 맞지 않습니다.",
-                            f"model {name}: no tokenizer, or one that does not fit the vocabulary ({model.get_input_embeddings().num_embeddings})."))
+    known, size = len(tokenizer), model.get_input_embeddings().num_embeddings
+    if not tokenizer.is_fast or tokenizer.pad_token_id is None or not len(tokenizer.all_special_tokens) < known <= size:
+        raise InputError(tr(f"모델 {name}: 토크나이저가 없거나 모델의 어휘 {size}개에 맞지 않습니다.",
+                            f"model {name}: no tokenizer, or one that does not fit the model's vocabulary of {size}."))
     return model, tokenizer
 
 # %% ../nbs/foundations/03_training.ipynb #a9f0a13a
@@ -285,7 +286,7 @@ def seconds_of(state) -> float:
     "Seconds a training has taken up to the last line of its log."
     return next((line["seconds"] for line in reversed(state.log_history) if "seconds" in line), 0.0)
 
-# %% ../nbs/foundations/03_training.ipynb #f498620c
+# %% ../nbs/foundations/03_training.ipynb #e8ebeb7b
 def make_trainer(
     model,                      # a classifier
     tokenizer,
@@ -302,9 +303,10 @@ def make_trainer(
     arguments = TrainingArguments(
         str(folder), max_steps=settings["steps"], per_device_train_batch_size=settings["batch_size"] // processes(),
         learning_rate=settings["learning_rate"], warmup_steps=math.ceil(settings["warmup"] * settings["steps"]), lr_scheduler_type="linear",
-        weight_decay=settings["weight_decay"], optim="adamw_torch_fused", bf16=has_bf16(), use_cpu=get_device().type == "cpu", seed=settings["seed"],
-        train_sampling_strategy="sequential", save_steps=save_every, save_total_limit=1, logging_steps=save_every, disable_tqdm=True,
-        report_to="none", ddp_backend="gloo" if processes() > 1 and get_device().type == "cpu" else None, dataloader_pin_memory=get_device().type == "cuda")
+        weight_decay=settings["weight_decay"], optim="adamw_torch_fused", seed=settings["seed"], train_sampling_strategy="sequential",
+        save_steps=save_every, save_total_limit=1, logging_steps=save_every, disable_tqdm=True, report_to="none", bf16=has_bf16(),
+        use_cpu=get_device().type == "cpu", ddp_backend="gloo" if processes() > 1 and get_device().type == "cpu" else None,
+        dataloader_pin_memory=get_device().type not in ("cpu", "mps"))
     trainer = Trainer(model, arguments, DataCollatorWithPadding(tokenizer), encoded.select(order), callbacks=[reporter(report, settings["batch_size"])])
     trainer.remove_callback(PrinterCallback)
     return trainer
@@ -419,7 +421,7 @@ def finish(out: Path, result: dict) -> dict:
         shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
     return result
 
-# %% ../nbs/foundations/03_training.ipynb #c9cc805b
+# %% ../nbs/foundations/03_training.ipynb #51a2d556
 def run(network, tokenizer, encoded, settings: dict, out: Path, save_every: int | None, report: Callable | None) -> float:
     "Train from the beginning or from the last checkpoint; tells the seconds."
     folder = out / "checkpoints"
@@ -427,7 +429,7 @@ def run(network, tokenizer, encoded, settings: dict, out: Path, save_every: int 
         check_settings(folder, {**settings, "tokens": int(lengths(encoded).sum())})
     trainer = make_trainer(network, tokenizer, encoded, settings, folder, save_every or math.ceil(settings["steps"] / 20), report)
     with quiet():
-        trainer.train(resume_from_checkpoint=last_checkpoint(folder))
+        trainer.train(resume_from_checkpoint=str(last_checkpoint(folder) or "") or None)
     return seconds_of(trainer.state)
 
 # %% ../nbs/foundations/03_training.ipynb #46789cb6
