@@ -13,7 +13,7 @@ import nbformat
 import pytest
 
 from klue_course import workspace
-from tests.conftest import ROOT, command, environment
+from tests.conftest import GUARD, ROOT, command, environment
 
 LAB = next(notebook for notebook in workspace.syllabus() if notebook.id == "02_0")
 NSMC = "id\tdocument\tlabel\n1\t좋은 영화였다\t1\n2\t지루했다\t0\n"
@@ -200,13 +200,26 @@ def test_target_is_a_file(tmp_path):
 def interrupt(arguments: list[str], cwd: Path, ready) -> subprocess.CompletedProcess:
     "Press Ctrl-C as soon as `ready()` holds."
     process = subprocess.Popen([sys.executable, "-m", "klue_course", *arguments], cwd=cwd, env=environment(), text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))  # a background shell ignores it
     deadline = time.monotonic() + 60
     while not ready() and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def test_run_writes_notebooks_pages_and_report(tmp_path):
+    log = tmp_path / "connections.txt"
+    done = command("run", "f09", "c02_1", "--out", "나온 것", cwd=tmp_path, PYTHONPATH=str(GUARD), KLUE_COURSE_CONNECTIONS=str(log))
+    assert done.returncode == 0 and not log.exists(), done.stderr
+    report = json.loads((tmp_path / "나온 것/report.json").read_text(encoding="utf-8"))
+    assert report["profile"] == "mini" and [row["id"] for row in report["notebooks"]] == ["f09", "c02_1"]
+    for row in report["notebooks"]:
+        assert row["status"] == "passed" and row["seconds"] > 0 and row["peak_mb"] > 0 and row["error"] is None
+        assert nbformat.read(tmp_path / f"나온 것/{row['id']}.ipynb", as_version=4).cells
+        assert "<html" in (tmp_path / f"나온 것/{row['id']}.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")

@@ -1,4 +1,5 @@
-"""Python imports this at its start when the folder is on PYTHONPATH: connections to another machine are refused and written down."""
+"""Python imports this at its start when the folder is on PYTHONPATH: connections to another machine are refused and written down;
+the notebook that nbdev_test runs is kept with its outputs, which nbdev_test itself throws away."""
 import os
 import socket
 
@@ -31,3 +32,23 @@ def guarded_getaddrinfo(host, *arguments, **options):
 
 socket.socket.connect, socket.socket.connect_ex = guarded(connect), guarded(connect_ex)
 socket.getaddrinfo = guarded_getaddrinfo
+
+
+def keep_outputs(folder: str) -> None:
+    "Let nbdev's shell write each notebook it has run into a folder."
+    from execnb.nbio import write_nb
+    from execnb.shell import CaptureShell
+
+    run_all = CaptureShell.run_all
+
+    def run_and_keep(shell, nb, *arguments, **options):
+        try:
+            run_all(shell, nb, *arguments, **options)
+        finally:
+            write_nb(nb, os.path.join(folder, os.path.basename(nb.path_)))
+
+    CaptureShell.run_all = run_and_keep
+
+
+if "KLUE_COURSE_OUTPUTS" in os.environ:
+    keep_outputs(os.environ.pop("KLUE_COURSE_OUTPUTS"))  # for this process, not for those it starts
