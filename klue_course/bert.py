@@ -117,7 +117,7 @@ class Bert(nn.Module):
         words, pairs = self.mlm(hidden, self.encoder.embeddings), self.nsp(pooled)
         return BertOutput(hidden, pooled, words, pairs, pretraining_loss(words, pairs, labels, next_sentence_label))
 
-# %% ../nbs/lectures/03_bert.ipynb #ebe5fe75
+# %% ../nbs/lectures/03_bert.ipynb #83f1911a
 HEAD_NAMES = {
     "bert.pooler.dense": ["pooler.dense"],
     "cls.predictions": ["mlm"],  # its bias
@@ -131,7 +131,9 @@ PRETRAINING_NAMES = {f"bert.{theirs}": [f"encoder.{name}" for name in ours] for 
 def bert_from_transformers(
     theirs,    # a transformers BertForPreTraining
 ) -> Bert:     # in evaluation mode, on the same device
-    "Build a Bert with the shape and the weights of a transformers model. Raises InputError when a head is missing."
+    "Build a Bert with the shape and the weights of a transformers model. Raises InputError when a head is missing or has token vectors of its own."
+    if not getattr(theirs.config, "tie_word_embeddings", True):
+        raise InputError(tr("tie_word_embeddings=False: 가중치를 묶은 모델만 담습니다.", "tie_word_embeddings=False: expected tied weights."))
     model, weights = Bert(config_like(theirs.config)), renamed(theirs.state_dict(), PRETRAINING_NAMES)
     if missing := sorted(model.state_dict().keys() - weights.keys()):
         raise InputError(tr(f"{type(theirs).__name__}: {missing[0]} 등 {len(missing)}개가 없습니다. BertForPreTraining을 주세요.",
