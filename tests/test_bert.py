@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, BertConfig, BertForMaskedLM, BertForPreT
 from klue_course import bert as module
 from klue_course.bert import (HEAD_NAMES, IGNORED, POOLINGS, Bert, bert_from_transformers, draw_heads, draw_inputs, explore_attention, garble,
                               mean_cosine, pool, pretraining_loss)
-from klue_course.runtime import InputError, assets_dir
+from klue_course.runtime import InputError, assets_dir, use_korean_font
 from klue_course.tokenization import decompose
 from klue_course.transformer import TransformerConfig, attention_maps, to_batch
 
@@ -203,6 +203,8 @@ def test_sliders_where_there_are_widgets_and_a_picture_where_not(theirs, monkeyp
 
     matplotlib.use("Agg")
     import ipywidgets
+
+    use_korean_font()
 
     inputs, calls = batch((5,)), []
     maps = [weights[0] for weights in attention_maps(bert_from_transformers(theirs), **inputs).values()]
