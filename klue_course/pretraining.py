@@ -6,11 +6,11 @@
 __all__ = ['CONTROL', 'CONFIGS', 'SAME_TOKENS', 'train_tokenizer', 'Corpus', 'WordTable', 'encode_corpus', 'hold_out', 'select',
            'pack_blocks', 'next_pair', 'random_text', 'nsp_spans', 'share_room', 'pair_batch', 'mask_tokens',
            'word_numbers', 'MaskedBert', 'unigram_bias', 'new_model', 'Recipe', 'Steps', 'Pretrainer',
-           'training_arguments', 'run_steps', 'last_checkpoint', 'heldout_loss', 'borrowed_vectors', 'warm_start',
-           'save_model', 'begin', 'steps_within', 'check_target', 'prepare', 'pretrain', 'cache_dir', 'ready_backbone',
-           'fill_mask', 'pseudo_log_likelihood']
+           'training_arguments', 'run_steps', 'last_checkpoint', 'heldout_loss', 'borrowed_vectors', 'borrow_weights',
+           'warm_start', 'save_model', 'begin', 'steps_within', 'check_target', 'prepare', 'pretrain', 'cache_dir',
+           'ready_backbone', 'fill_mask', 'pseudo_log_likelihood']
 
-# %% ../nbs/lectures/04_pretraining.ipynb #5a811fde
+# %% ../nbs/lectures/04_pretraining.ipynb #a0b97e1c
 import copy
 import hashlib
 import json
@@ -32,11 +32,16 @@ from torch.nn import functional as F
 from transformers import (AutoModel, AutoTokenizer, BertConfig, BertForPreTraining, PreTrainedTokenizerFast, PrinterCallback, Trainer,
                           TrainingArguments)
 
+from transformers.utils.logging import disable_progress_bar
+
 from . import data
 from .runtime import (BACKBONES, InputError, assets_dir, autocast, choose, find_model, get_backbone, get_device, get_profile,
                                  has_bf16, seed_everything, tr, write_atomic)
 from .tokenization import CLS, MASK, PAD, SEP, UNK, train_wordpiece
 from .transformer import to_batch
+
+# %% ../nbs/lectures/04_pretraining.ipynb #a65f63b7
+disable_progress_bar()  # transformers draws one for every file it reads or writes
 
 # %% ../nbs/lectures/04_pretraining.ipynb #b16570a2
 def train_tokenizer(
@@ -60,8 +65,8 @@ class Corpus:
     def __len__(self):  # D
         return len(self.documents) - 1
 
-# %% ../nbs/lectures/04_pretraining.ipynb #001dff5d
-CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # BERT's normaliser drops them; str.split would cut there
+# %% ../nbs/lectures/04_pretraining.ipynb #a03166a3
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # BERT's normaliser drops them; str.split would cut there
 
 
 class WordTable:
@@ -396,7 +401,7 @@ def heldout_loss(
     return {"mlm_loss": F.cross_entropy(logits, wanted).item(), "accuracy": 100 * (logits.argmax(dim=1) == wanted).float().mean().item(),
             "unigram": F.cross_entropy(unigram_bias(corpus, len(tokenizer)).expand(len(wanted), -1), wanted).item()}
 
-# %% ../nbs/lectures/04_pretraining.ipynb #91f98936
+# %% ../nbs/lectures/04_pretraining.ipynb #e46b6a25
 SAME_TOKENS = {"pad": PAD, "unk": UNK, "cls": CLS, "sep": SEP, "mask": MASK}
 
 
@@ -412,18 +417,34 @@ def borrowed_vectors(teacher, their_tokenizer, tokenizer) -> torch.Tensor:
     return torch.stack(rows)
 
 
-def warm_start(teacher_dir, tokenizer, config: BertConfig) -> MaskedBert:
-    teacher = AutoModel.from_pretrained(find_model(teacher_dir), add_pooling_layer=False)
-    theirs = AutoTokenizer.from_pretrained(find_model(teacher_dir))
-    model = MaskedBert(config)
+def borrow_weights(model: MaskedBert, teacher, their_tokenizer, tokenizer) -> None:
+    "Copy embeddings, norms and every k-th layer of a teacher."
+    mine, theirs = model.bert.embeddings, teacher.embeddings
     with torch.no_grad():
-        model.bert.embeddings.word_embeddings.weight.copy_(borrowed_vectors(teacher, theirs, tokenizer))
-        model.bert.embeddings.position_embeddings.weight.copy_(teacher.embeddings.position_embeddings.weight[: config.max_position_embeddings])
-    model.bert.embeddings.token_type_embeddings.load_state_dict(teacher.embeddings.token_type_embeddings.state_dict())
-    model.bert.embeddings.LayerNorm.load_state_dict(teacher.embeddings.LayerNorm.state_dict())
-    n, m = len(teacher.encoder.layer), config.num_hidden_layers
-    for i, layer in enumerate(model.bert.encoder.layer):
-        layer.load_state_dict(teacher.encoder.layer[(i + 1) * n // m - 1].state_dict())
+        mine.word_embeddings.weight.copy_(borrowed_vectors(teacher, their_tokenizer, tokenizer))
+        mine.position_embeddings.weight.copy_(theirs.position_embeddings.weight[: model.config.max_position_embeddings])
+    mine.token_type_embeddings.load_state_dict(theirs.token_type_embeddings.state_dict())
+    mine.LayerNorm.load_state_dict(theirs.LayerNorm.state_dict())
+    every = len(teacher.encoder.layer) // model.config.num_hidden_layers
+    for layer, borrowed in zip(model.bert.encoder.layer, teacher.encoder.layer[every - 1 :: every]):
+        layer.load_state_dict(borrowed.state_dict())
+
+
+def warm_start(
+    teacher: str | Path,  # a pretrained BERT encoder, e.g. a multilingual sentence encoder
+    tokenizer,            # the new vocabulary
+    config: BertConfig,   # as wide as the teacher; its layers divide the teacher's
+) -> MaskedBert:
+    "A new model that begins with a teacher's weights. Raises InputError when the shapes do not fit."
+    theirs = AutoModel.from_pretrained(find_model(teacher), add_pooling_layer=False)
+    for name in ("hidden_size", "num_attention_heads", "intermediate_size", "hidden_act", "type_vocab_size"):
+        if getattr(theirs.config, name) != getattr(config, name):
+            raise InputError(tr(f"{teacher}: {name} {getattr(theirs.config, name)}: 새 모델은 {getattr(config, name)}입니다. 같아야 합니다.",
+                                f"{teacher}: {name} {getattr(theirs.config, name)}: the new model has {getattr(config, name)}. Expected the same."))
+    if theirs.config.num_hidden_layers % config.num_hidden_layers or theirs.config.max_position_embeddings < config.max_position_embeddings:
+        raise InputError(tr(f"{teacher}: 층 수가 나누어떨어지지 않거나 위치가 모자랍니다.", f"{teacher}: expected a multiple of the layers and at least as many positions."))
+    model = MaskedBert(config)
+    borrow_weights(model, theirs, AutoTokenizer.from_pretrained(find_model(teacher)), tokenizer)
     return model
 
 # %% ../nbs/lectures/04_pretraining.ipynb #04a5271d
@@ -497,11 +518,12 @@ def check_target(out: Path, begun: Path, resume: bool) -> None:
     if not resume and out.exists() and any(path.name != "checkpoints" for path in out.iterdir()):
         raise InputError(tr(f"{out}: 다른 파일이 있습니다. 비어 있는 폴더를 적어 주세요.", f"{out}: not empty. Expected an empty or new folder."))
 
-# %% ../nbs/lectures/04_pretraining.ipynb #21d81ae3
+# %% ../nbs/lectures/04_pretraining.ipynb #5761f587
 def prepare(files, out: Path, config: str, recipe: Recipe, minutes: float | None, start, teacher, resume: bool):
     "Model, tokenizer, corpus and recipe, and a record of them in out/checkpoints, so that a resumed run begins with the very same."
     record, begun = out / "checkpoints/begin.json", out / "checkpoints/begin"
     check_target(out, begun, resume)
+    seed_everything(recipe.seed)
     if resume:
         known = json.loads(record.read_text(encoding="utf-8"))
         model, tokenizer, corpus = begin(files, {}, start=begun)
