@@ -141,7 +141,7 @@ def bert_from_transformers(
     model.load_state_dict(weights)
     return model.to(theirs.device).eval()
 
-# %% ../nbs/lectures/03_bert.ipynb #3efb8ad2
+# %% ../nbs/lectures/03_bert.ipynb #80efb755
 def draw_heads(
     maps: list[torch.Tensor],  # of each layer: (H, T, T)
     tokens: list[str],         # T
@@ -150,8 +150,8 @@ def draw_heads(
     "Draw who looks where, a layer a row, a head a column."
     import matplotlib.pyplot as plt
 
-    layers, heads = min(most, len(maps)), min(most, len(maps[0]))
-    figure, axes = plt.subplots(layers, heads, figsize=(3 * heads, 2.7 * layers), squeeze=False)
+    layers, heads, side = min(most, len(maps)), min(most, len(maps[0])), 0.8 + 0.17 * len(tokens)
+    figure, axes = plt.subplots(layers, heads, figsize=(side * heads, side * layers), squeeze=False)
     for layer in range(layers):
         for head in range(heads):
             draw_attention(maps[layer][head], tokens, tokens, f"층 {layer}, 머리 {head}", axes[layer, head])
