@@ -51,7 +51,7 @@ CHECKS["nearest"] = Check(
     hint=("길이가 0이면 코사인을 0.0으로 둡니다. 먼저 여섯째 자리까지 반올림하고 정렬하세요. sorted는 같은 값의 차례를 지키지만, (점수, 번호)를 reverse=True로 정렬하면 번호도 뒤집힙니다.",
           "A zero vector has cosine 0.0. Round to six places first, then sort. sorted keeps the order of equals, but reverse=True on (score, row) turns the rows round as well."))
 
-# %% ../../nbs/checks/03_1.ipynb #7c6d4950
+# %% ../../nbs/checks/03_1.ipynb #dfea3838
 @dataclass
 class ToyModel:
     "A stand-in for BERT that refuses ragged rows, too many rows, too many calls and too much padding."
@@ -74,7 +74,7 @@ class ToyModel:
         context = sum(i * m for i, m in zip(ids, mask)) / max(1, sum(mask))
         return [[float(number), float(place), context] for place, number in enumerate(ids)]
 
-
+# %% ../../nbs/checks/03_1.ipynb #e8d39a65
 def toy_model(rows: list[list[int]], batch_size: int) -> ToyModel:
     "A model that allows what batching by length needs, from short to long or the other way round."
     def cells(lengths):
