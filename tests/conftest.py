@@ -22,7 +22,7 @@ def environment(**more: str) -> dict[str, str]:
     return own | {"PYTHONDONTWRITEBYTECODE": "1"} | more
 
 
-def command(*arguments, cwd=None, timeout=120, **env) -> subprocess.CompletedProcess:
+def command(*arguments, cwd=None, timeout=300, **env) -> subprocess.CompletedProcess:
     "Run `klue-course` as a user would."
     words = [sys.executable, "-m", "klue_course", *map(str, arguments)]
     return subprocess.run(words, capture_output=True, text=True, cwd=cwd, timeout=timeout, env=environment(**env))
