@@ -5,12 +5,12 @@
 # %% auto #0
 __all__ = ['CONTROL', 'CONFIGS', 'SAME_TOKENS', 'TRIALS', 'train_tokenizer', 'Corpus', 'WordTable', 'encode_corpus', 'hold_out',
            'select', 'pack_blocks', 'next_pair', 'random_text', 'nsp_spans', 'share_room', 'pair_batch', 'mask_tokens',
-           'word_numbers', 'MaskedBert', 'unigram_bias', 'new_model', 'heldout_loss', 'Recipe', 'Steps', 'Pretrainer',
-           'training_arguments', 'make_trainer', 'run_steps', 'fill_mask', 'save_model', 'pseudo_log_likelihood',
-           'borrowed_vectors', 'borrow_weights', 'warm_start', 'measure_starts', 'begin', 'steps_within',
-           'check_target', 'prepare', 'pretrain', 'cache_dir', 'ready_backbone']
+           'word_numbers', 'MaskedBert', 'unigram_bias', 'know_frequencies', 'new_model', 'heldout_loss', 'Recipe',
+           'Steps', 'Pretrainer', 'training_arguments', 'make_trainer', 'run_steps', 'fill_mask', 'save_model',
+           'pseudo_log_likelihood', 'borrowed_vectors', 'borrow_weights', 'warm_start', 'measure_starts', 'begin',
+           'steps_within', 'check_target', 'prepare', 'pretrain', 'cache_dir', 'ready_backbone']
 
-# %% ../nbs/lectures/04_pretraining.ipynb #de231d5c
+# %% ../nbs/lectures/04_pretraining.ipynb #a83f9453
 import copy
 import hashlib
 import json
@@ -33,7 +33,7 @@ from transformers import (AutoModel, AutoTokenizer, BertConfig, BertForPreTraini
                           TrainingArguments)
 
 
-from . import data
+from . import data, training
 from .runtime import (BACKBONES, InputError, assets_dir, autocast, choose, data_dir, find_model, get_backbone, get_device, get_profile,
                                  has_bf16, measured_by, seed_everything, tr, write_atomic)
 from .tokenization import CLS, MASK, PAD, SEP, UNK, train_wordpiece
@@ -262,7 +262,7 @@ def unigram_bias(corpus: Corpus, vocab_size: int) -> torch.Tensor:  # (V,) log p
     counts = np.bincount(corpus.ids, minlength=vocab_size) + 0.5
     return torch.tensor(np.log(counts / counts.sum()), dtype=torch.float32)
 
-# %% ../nbs/lectures/04_pretraining.ipynb #6064e600
+# %% ../nbs/lectures/04_pretraining.ipynb #e8d086ad
 CONFIGS = {  # name -> what differs from transformers' BertConfig
     "tiny": dict(vocab_size=2_000, hidden_size=64, num_hidden_layers=2, num_attention_heads=2, intermediate_size=256, max_position_embeddings=128,
                  hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0),
@@ -271,12 +271,16 @@ CONFIGS = {  # name -> what differs from transformers' BertConfig
 }
 
 
-def new_model(config: BertConfig, corpus: Corpus) -> MaskedBert:
-    "A model with random weights that already knows how often each piece comes."
-    model = MaskedBert(config)
+def know_frequencies(model: MaskedBert, corpus: Corpus) -> MaskedBert:
+    "Tell a model how often each piece comes: the bias of its MLM head."
     with torch.no_grad():
-        model.cls.predictions.bias.copy_(unigram_bias(corpus, config.vocab_size))
+        model.cls.predictions.bias.copy_(unigram_bias(corpus, model.config.vocab_size))
     return model
+
+
+def new_model(config: BertConfig, corpus: Corpus) -> MaskedBert:
+    "A model with random weights that knows the frequencies."
+    return know_frequencies(MaskedBert(config), corpus)
 
 # %% ../nbs/lectures/04_pretraining.ipynb #22955468
 @torch.no_grad()
@@ -421,28 +425,16 @@ def fill_mask(
     best = (logits.logits if "logits" in logits else logits.prediction_logits)[0, places[0]].float().softmax(dim=0).topk(k)
     return list(zip(tokenizer.convert_ids_to_tokens(best.indices.tolist()), best.values.tolist()))
 
-# %% ../nbs/lectures/04_pretraining.ipynb #bda31604
+# %% ../nbs/lectures/04_pretraining.ipynb #c694270d
 def save_model(
     model: MaskedBert,
     tokenizer,
-    folder: str | Path,  # must not be there yet
-) -> str:                # folder
-    "Save as a plain BertForPreTraining, beside its place first, so that the folder is there whole or not at all."
-    folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder: str | Path,
+) -> str:  # folder
+    "Save as a plain BertForPreTraining."
     plain = BertForPreTraining(model.config)
     plain.load_state_dict(model.state_dict())
-    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
-    try:
-        with quiet():
-            plain.save_pretrained(beside)
-            tokenizer.save_pretrained(beside)
-        beside.chmod(0o755)
-        beside.rename(folder)
-    except BaseException:
-        shutil.rmtree(beside, ignore_errors=True)
-        raise
-    return str(folder)
+    return training.save_model(plain, tokenizer, folder)
 
 # %% ../nbs/lectures/04_pretraining.ipynb #65a4dc5a
 @torch.no_grad()
@@ -516,7 +508,7 @@ def warm_start(
     borrow_weights(model, theirs, AutoTokenizer.from_pretrained(find_model(teacher)), tokenizer)
     return model
 
-# %% ../nbs/lectures/04_pretraining.ipynb #d55b271f
+# %% ../nbs/lectures/04_pretraining.ipynb #9b3b1de5
 TRIALS = {  # name -> what differs from CONFIGS["mini"], and whether it begins with the teacher
     "무작위, 6 × 256": (dict(hidden_size=256, num_attention_heads=8, intermediate_size=1024), False),
     "교사에서, 6 × 384": ({}, True),
@@ -536,14 +528,14 @@ def measure_starts(
     for name, (changes, warm) in TRIALS.items():
         seed_everything(0)
         config = BertConfig(**CONFIGS["mini"] | changes | {"vocab_size": len(tokenizer)})
-        model = warm_start(teacher, tokenizer, config) if warm else new_model(config, train)
+        model = know_frequencies(warm_start(teacher, tokenizer, config) if warm else MaskedBert(config), train)
         with tempfile.TemporaryDirectory() as scratch:
             history = run_steps(model, tokenizer, train, recipe, scratch)
         result["trials"][name] = {"heldout": heldout_loss(model, held, tokenizer, recipe.length), "history": history}
     write_atomic(assets_dir() / "results/starts.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
     return result
 
-# %% ../nbs/lectures/04_pretraining.ipynb #d9396192
+# %% ../nbs/lectures/04_pretraining.ipynb #4805584b
 def begin(
     files,                              # as in data.stream
     config: dict,                       # as in CONFIGS
@@ -559,7 +551,7 @@ def begin(
     tokenizer = train_tokenizer(chain.from_iterable(data.stream(files)), full.vocab_size, full.max_position_embeddings)
     corpus = encode_corpus(data.stream(files), tokenizer)
     full.vocab_size = len(tokenizer)
-    return warm_start(teacher, tokenizer, full) if teacher else new_model(full, corpus), tokenizer, corpus
+    return know_frequencies(warm_start(teacher, tokenizer, full) if teacher else MaskedBert(full), corpus), tokenizer, corpus
 
 # %% ../nbs/lectures/04_pretraining.ipynb #825e2100
 def steps_within(

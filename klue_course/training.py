@@ -402,22 +402,25 @@ def score(
 def save_model(
     model,
     tokenizer,
-    out: Path,  # the model goes into out/model
-) -> None:
+    folder: str | Path,  # what is there is replaced
+) -> str:                # folder
     "Save a model in the form that transformers loads: beside its place first, then renamed."
-    beside = Path(tempfile.mkdtemp(dir=out, prefix=".model."))
+    folder = Path(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     beside.chmod(0o755)
     with quiet():
         model.save_pretrained(beside)
         tokenizer.save_pretrained(beside)
-    shutil.rmtree(out / "model", ignore_errors=True)  # of a run that was killed right here
-    beside.rename(out / "model")
+    shutil.rmtree(folder, ignore_errors=True)  # of a run that was killed right here
+    beside.rename(folder)
+    return str(folder)
 
 
 def finish(out: Path, result: dict) -> dict:
     "Write the result and clear away what only the training needed."
     write_atomic(out / "metrics.json", json.dumps(result, ensure_ascii=False, indent=1) + "\n")
-    for rest in [out / "checkpoints", *out.glob(".m*")]:
+    for rest in [*out.glob("checkpoints"), *out.glob(".m*")]:
         shutil.rmtree(rest) if rest.is_dir() else rest.unlink()
     return result
 
@@ -455,7 +458,7 @@ def finetune(
     if not is_first():
         return {}
     values, rate = score(record, network, tokenizer, scored), settings["steps"] * settings["batch_size"] / seconds
-    save_model(network, tokenizer, out)
+    save_model(network, tokenizer, out / "model")
     return finish(out, {"task": task, "split": split, "n": len(scored), "metrics": values, "train_seconds": round(seconds, 2),
                         "samples_per_second": round(rate, 2), "model": str(model), "seed": options.seed})
 
