@@ -79,7 +79,7 @@ def candidate_score(
         logs.append(math.log(predict([*row[:i], MASK, *row[i + 1:]], i)[row[i]]))
     return fmean(logs) if normalize else math.fsum(logs)
 
-
+# %% ../../nbs/checks/04_0.ipynb #9abb6de3
 def random_candidate(rng) -> tuple:
     "Tokens around a [MASK] and a candidate of one to four pieces."
     vocab = ("가", "나", "다", "##라", "##마", "##바")
@@ -96,7 +96,7 @@ CHECKS["candidate_score"] = Check(
     hint=("[MASK]를 후보의 조각들로 바꾼 리스트를 만들고, 조각마다 **그 조각만** [MASK]로 바꾼 새 리스트를 predict에 넣어 로그 확률을 모읍니다.",
           "Replace [MASK] by the pieces; for each piece hand predict a new list in which only that piece is [MASK], and collect the log probabilities."))
 
-# %% ../../nbs/checks/04_0.ipynb #69fe4fec
+# %% ../../nbs/checks/04_0.ipynb #fd23957d
 def precision_at_k(
     scores: list[dict[str, float]],  # candidate -> score, a question each
     answers: list[set[str]],         # the right ones
@@ -122,7 +122,7 @@ CHECKS["precision_at_k"] = Check(
     hint=("질문마다 후보를 (-점수, 이름)의 순서로 세우고 앞의 k개와 답의 집합이 겹치는지 봅니다. 겹친 질문의 수를 모든 질문의 수로 나눕니다.",
           "Sort the candidates by (-score, name); see whether the first k share anything with the answers; divide by the number of questions."))
 
-# %% ../../nbs/checks/04_0.ipynb #7863cf66
+# %% ../../nbs/checks/04_0.ipynb #d801d835
 def average_ranks(row: list[float]) -> list[float]:
     "Ranks from 1, the mean of the places for equals."
     places = sorted(row)
@@ -142,7 +142,7 @@ def prompt_agreement(
     "Mean Spearman correlation of all pairs of rows."
     return fmean(correlation(average_ranks(one), average_ranks(other)) for one, other in combinations(rows, 2))
 
-# %% ../../nbs/checks/04_0.ipynb #d801d835
+# %% ../../nbs/checks/04_0.ipynb #a25db402
 def random_rows(rng) -> tuple:
     "A few rows of scores with ties."
     size = rng.randint(2, 6)
@@ -157,7 +157,7 @@ CHECKS["prompt_agreement"] = Check(
     hint=("줄마다 점수를 순위로 바꾸되 동점은 자리의 평균으로 하고, 평균을 뺀 순위끼리의 피어슨 상관을 구합니다. 줄의 모든 쌍을 평균합니다.",
           "Turn each row into ranks, equals getting the mean of their places; take Pearson's correlation of the ranks; average over all pairs of rows."))
 
-# %% ../../nbs/checks/04_0.ipynb #9cbb0dd5
+# %% ../../nbs/checks/04_0.ipynb #d8310e4e
 def exposure(
     scores: list[float],  # of every possible secret, the higher the likelier
     secret: int,          # where the true one stands
@@ -179,7 +179,7 @@ CHECKS["exposure"] = Check(
     hint=("비밀과 점수가 같거나 더 높은 후보를 셉니다. 비밀 자신도 들어가므로 1부터입니다. log2를 쓰세요.",
           "Count the candidates that score at least as high as the secret; the secret itself is among them, so the rank starts at 1. Use log2."))
 
-# %% ../../nbs/checks/04_0.ipynb #ea3ade6d
+# %% ../../nbs/checks/04_0.ipynb #5a6a0c58
 def best_codes(
     table: list[list[float]],  # scores of the ten digits, a row each place
     k: int,
