@@ -15,14 +15,17 @@ from pathlib import Path
 
 from . import data
 from .cleaning import STEPS, clean_batch, normalize_repeats
-from .runtime import choose, data_dir, tr, write_atomic
+from .runtime import choose, data_dir, get_device, has_bf16, tr, write_atomic
 from .tokenization import (SPECIALS, bert_words, count_words, frequent_letters, inner_letters, train_subwords, train_wordpiece,
                                       wordpiece_encode)
 
 # %% auto #0
 __all__ = ['ONLY_OURS', 'ONLY_THEIRS', 'BENCHES', 'timed', 'compare', 'bench_texts', 'one_rule_at_a_time', 'bench_cleaning',
            'is_covered', 'bench_repeats', 'nsmc_folder', 'bench_load', 'encode_by_hand', 'bench_encoding',
-           'bench_training', 'bench_tokenization', 'bench_vectors', 'bench_embeddings', 'run_benches']
+           'bench_training', 'bench_tokenization', 'bench_vectors', 'bench_embeddings', 'bench_questions',
+           'one_pair_at_a_time', 'bench_similarity', 'corpus_file', 'encode_in_a_loop', 'bench_pretrain_data',
+           'matrix_rate', 'training_flops', 'sentence_pairs', 'usual_trainer', 'token_rate', 'pretraining_rates',
+           'bench_pretrain', 'run_benches']
 
 # %% ../nbs/foundations/07_bench.ipynb #60f95126
 def timed(
@@ -207,8 +210,179 @@ def bench_embeddings(
             bench_vectors("FastText, peer gensim FastText", rows, settings, syllable_pieces, (2, 5), data=source),
             bench_vectors("skip-gram, peer gensim Word2Vec on all cores", rows, settings, workers=os.cpu_count(), data=source)]
 
+# %% ../nbs/foundations/07_bench.ipynb #aaf30c6d
+def bench_questions(
+    count: int,
+) -> tuple[list[str], str]:  # distinct short texts; where they are from
+    "Real questions when KLUE_COURSE_DATA holds enough of them, else the beginnings of other texts."
+    if data_dir():
+        questions = list(dict.fromkeys(data.load("chatbot", data_dir())["train"]["Q"]))
+        if len(questions) >= count:
+            return questions[:count], "chatbot"
+    texts, source = bench_texts(20 * count)
+    return list(dict.fromkeys(" ".join(text.split())[:30].strip() for text in texts if len(text) > 5))[:count], source
+
+
+def one_pair_at_a_time(
+    encode: Callable,  # texts -> unit vectors
+    text: str,
+    vectors,           # (N, C)
+) -> int:              # the row that is nearest
+    "The peer: the cosine of one stored question after the other."
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    query = encode([text])
+    scores = [cosine_similarity(query, vector[None])[0, 0] for vector in vectors]
+    return scores.index(max(scores))
+
+# %% ../nbs/foundations/07_bench.ipynb #ac472135
+def bench_similarity(
+    count: int = 10_000,  # stored questions
+    asked: int = 3,
+    encode: Callable | None = None,  # texts -> unit vectors; None: the profile's model
+) -> list[dict]:
+    "One question to the similarity chatbot, beside one cosine at a time and beside scikit-learn on the whole matrix."
+    from sklearn.metrics.pairwise import cosine_similarity
+
+    from klue_course import pretraining, retrieval
+
+    texts, source = bench_questions(count)
+    encode = encode or retrieval.load_encoder(pretraining.ready_backbone())
+    bot = retrieval.SimilarityBot(texts, texts, encode)
+    said = [f"{text} 그런데" for text in texts[:: max(1, len(texts) // asked)][:asked]]
+    (ours, mine), (slow, one), (fast, whole) = timed(lambda: [bot.questions.index(bot.ask(text).question) for text in said],
+                                                     lambda: [one_pair_at_a_time(encode, text, bot.vectors) for text in said],
+                                                     lambda: [int(cosine_similarity(encode([text]), bot.vectors).argmax()) for text in said], repeat=2)
+    assert mine == one == whole, "the chatbot and scikit-learn disagree"
+    more = {"data": source, "same": f"{len(said)}/{len(said)}", "milliseconds": round(1_000 * ours / len(said), 1)}
+    pairs = len(said) * len(bot.questions)
+    return [compare(f"similarity: one question over {len(bot.questions):,} pairs, peer one cosine at a time", pairs, ours, slow, "pairs/s", **more),
+            compare("similarity: peer cosine_similarity on the whole matrix", pairs, ours, fast, "pairs/s", **more)]
+
+# %% ../nbs/foundations/07_bench.ipynb #f48cb0a3
+def corpus_file(
+    scratch: str | Path,
+    megabytes: float,
+) -> tuple[Path, str]:   # a text file of that size, documents divided by blank lines; where its text is from
+    "Real corpora when KLUE_COURSE_DATA is set, else the bundled one over and over."
+    documents, parts, size = data.stream("corpus", data_dir() or "mini"), [], 0
+    for document in documents if data_dir() else cycle(list(documents)):
+        parts.append("\n".join(document))
+        size += len(parts[-1].encode()) + 2
+        if size >= megabytes * 10**6:
+            break
+    path = write_atomic(Path(scratch) / "corpus.txt", "\n\n".join(parts) + "\n")
+    return path, f"corpus{'' if data_dir() else ' (mini), repeated'}, {size / 10**6:.0f} MB"
+
+# %% ../nbs/foundations/07_bench.ipynb #93082b86
+def encode_in_a_loop(path: Path, tokenizer, length: int) -> list[list[int]]:
+    "The peer: a plain loop over sentences; blocks grow token by token."
+    blocks, block = [], [tokenizer.cls_token_id]
+    for document in data.stream(path):
+        ids = [number for line in document for number in tokenizer(line, add_special_tokens=False)["input_ids"]]
+        for number in [*ids, tokenizer.sep_token_id]:
+            block.append(number)
+            if len(block) == length - 1:
+                blocks.append([*block, tokenizer.sep_token_id])
+                block = [tokenizer.cls_token_id]
+    return blocks
+
+
+def bench_pretrain_data(
+    megabytes: float = 100,
+) -> list[dict]:
+    "Text files to packed blocks: the word table and arrays beside a plain loop over sentences."
+    from klue_course.pretraining import encode_corpus, pack_blocks, train_tokenizer
+
+    with tempfile.TemporaryDirectory() as scratch:
+        path, source = corpus_file(scratch, megabytes)
+        sample = islice((line for document in data.stream(path) for line in document), 100_000)
+        tokenizer = train_tokenizer(sample, 16_000, 128)
+        (ours, mine), (peer, theirs) = timed(lambda: pack_blocks(encode_corpus(data.stream(path), tokenizer), 128, tokenizer),
+                                             lambda: encode_in_a_loop(path, tokenizer, 128), repeat=1)
+    assert mine.tolist() == theirs, "the two ways disagree"
+    return [compare("pretrain-data", mine.size, ours, peer, "tokens/s", data=source, same=f"{len(theirs)}/{len(mine)}")]
+
+# %% ../nbs/foundations/07_bench.ipynb #b6f87cdc
+def matrix_rate(size: int = 1024) -> float:  # floating-point operations a second
+    "How fast this machine multiplies matrices in the precision that training uses."
+    import torch
+
+    device, dtype = get_device(), torch.bfloat16 if has_bf16() else torch.float32
+    a = torch.randn(size, size, device=device, dtype=dtype)
+    (best, _), = timed(lambda: (a @ a).sum().item(), repeat=10)
+    return 2 * size**3 / best
+
+
+def training_flops(config, length: int, mask_rate: float) -> float:  # operations for one token, there and back
+    "Six for every weight a token meets, and attention's two products (Kaplan et al., 2020); the MLM head counts where it works."
+    layer = 4 * config.hidden_size**2 + 2 * config.hidden_size * config.intermediate_size
+    head = config.hidden_size**2 + config.hidden_size * config.vocab_size
+    return 6 * (config.num_hidden_layers * (layer + 2 * length * config.hidden_size) + mask_rate * head)
+
+# %% ../nbs/foundations/07_bench.ipynb #67cf00c7
+def sentence_pairs(documents: list[list[str]], tokenizer, length: int, **options) -> list[dict]:
+    "The peer's data: each sentence with the next one, as in the libraries' own examples."
+    return [tokenizer(first, second, truncation=True, max_length=length, **options) | {"next_sentence_label": 0}
+            for document in documents for first, second in zip(document, document[1:])]
+
+
+def usual_trainer(config, rows: list[dict], tokenizer, scratch: str, steps: int, **settings):
+    "The peer: transformers' Trainer, BertForPreTraining and collator as they come, but for `settings`."
+    from transformers import BertForPreTraining, DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+    arguments = TrainingArguments(scratch, max_steps=steps, use_cpu=get_device().type == "cpu", save_strategy="no", report_to="none",
+                                  disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False, **settings)
+    return Trainer(BertForPreTraining(config), arguments, train_dataset=rows, data_collator=DataCollatorForLanguageModeling(tokenizer))
+
+
+def token_rate(trainer) -> float:  # tokens that are not padding, a second
+    "Train and time; the first two steps warm up and do not count."
+    seen, step = [], trainer.training_step
+
+    def noted(model, inputs, *arguments, **options):
+        seen.append((time.perf_counter(), int(inputs["attention_mask"].sum())))
+        return step(model, inputs, *arguments, **options)
+
+    trainer.training_step = noted
+    trainer.train()
+    return sum(tokens for _, tokens in seen[2:]) / (time.perf_counter() - seen[2][0])
+
+# %% ../nbs/foundations/07_bench.ipynb #9bf9ba33
+def pretraining_rates(path: Path, steps: int) -> tuple[list[float], float]:
+    "Tokens a second of our training, of the Trainer as it comes and of the Trainer at its best; the share of the matrix rate that ours reaches."
+    from transformers import BertConfig
+
+    from klue_course.pretraining import CONFIGS, MaskedBert, Recipe, Steps, encode_corpus, make_trainer, train_tokenizer
+
+    documents = list(data.stream(path))
+    tokenizer = train_tokenizer((line for document in documents for line in document), 16_000, 128)
+    config, recipe = BertConfig(**CONFIGS["mini"] | {"vocab_size": len(tokenizer)}), Recipe(steps=steps, batch_size=16)
+    few = documents[:: max(1, len(documents) // 300)]
+    with tempfile.TemporaryDirectory() as scratch:
+        trainers = [make_trainer(MaskedBert(config), Steps(encode_corpus(documents, tokenizer), tokenizer, recipe), scratch),
+                    usual_trainer(config, sentence_pairs(few, tokenizer, recipe.length, padding="max_length"), tokenizer, scratch, steps),
+                    usual_trainer(config, sentence_pairs(few, tokenizer, recipe.length), tokenizer, scratch, steps, bf16=has_bf16(),
+                                  per_device_train_batch_size=32, train_sampling_strategy="group_by_length")]
+        rates = [token_rate(trainer) for trainer in trainers]
+    return rates, rates[0] * training_flops(config, recipe.length, recipe.mask_rate) / matrix_rate()
+
+
+def bench_pretrain(
+    steps: int = 10,
+) -> list[dict]:
+    "Our training beside transformers' Trainer with its defaults, then beside the Trainer at its best settings."
+    with tempfile.TemporaryDirectory() as scratch:
+        path, source = corpus_file(scratch, 5)
+        (ours, peer, best), share = pretraining_rates(path, steps)
+    more = {"data": source, "share": f"{share:.0%} of the matrix rate"}
+    return [compare("pretrain, peer Trainer with its defaults, padded to the maximum", 1, 1 / ours, 1 / peer, "tokens/s", **more),
+            compare("pretrain, peer Trainer with short batches and bf16 where there is", 1, 1 / ours, 1 / best, "tokens/s", **more)]
+
 # %% ../nbs/foundations/07_bench.ipynb #9711f106
-BENCHES = {"cleaning": bench_cleaning, "load": bench_load, "tokenization": bench_tokenization, "embeddings": bench_embeddings}
+BENCHES = {"cleaning": bench_cleaning, "load": bench_load, "tokenization": bench_tokenization, "embeddings": bench_embeddings,
+           "similarity": bench_similarity,
+           "pretrain": bench_pretrain, "pretrain-data": bench_pretrain_data}
 
 
 def run_benches(

@@ -20,16 +20,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from . import __version__, bench, data, workspace
+from . import __version__, bench, data, training, workspace
 from .runtime import InputError, choose, data_dir, get_device, get_profile, has_bf16, package_dir, tr, use_konlpy, write_atomic
 
 # %% auto #0
-__all__ = ['REMEDY', 'JUPYTER_SETTINGS', 'COMING', 'COMMANDS', 'DATA_COMMANDS', 'OPTIONS', 'say', 'with_progress', 'show',
-           'check_packages', 'check_tagger', 'check_kss', 'check_font', 'check_python', 'check_machine', 'check_data',
-           'check_jupyter', 'diagnose', 'doctor', 'list_notebooks', 'start', 'show_progress', 'lab', 'run',
-           'notebook_files', 'check', 'score_row', 'run_bench', 'data_list', 'data_fetch', 'data_verify', 'coming',
-           'make_app', 'describe_options', 'make_command', 'hello', 'split_arguments', 'explain_error', 'resolve_paths',
-           'main']
+__all__ = ['REMEDY', 'JUPYTER_SETTINGS', 'COMMANDS', 'DATA_COMMANDS', 'OPTIONS', 'say', 'with_progress', 'show', 'check_packages',
+           'check_tagger', 'check_kss', 'check_font', 'check_python', 'check_machine', 'check_data', 'check_jupyter',
+           'diagnose', 'doctor', 'list_notebooks', 'start', 'show_progress', 'lab', 'run', 'notebook_files', 'check',
+           'score_row', 'run_bench', 'data_list', 'data_fetch', 'data_verify', 'train', 'score_text', 'evaluate',
+           'predict', 'there_is', 'run_pretraining', 'pretrain', 'questions', 'chat', 'make_app', 'describe_options',
+           'make_command', 'hello', 'repeat_option', 'split_arguments', 'explain_error', 'resolve_paths', 'main']
 
 # %% ../nbs/foundations/08_cli.ipynb #7e41b33e
 def say(message: str) -> None:
@@ -293,13 +293,138 @@ def data_verify(folder: Annotated[Path, typer.Argument(metavar="DIR")],
     if faults:
         raise typer.Exit(1)
 
-# %% ../nbs/foundations/08_cli.ipynb #3530cac7
-COMING = ["train", "evaluate", "predict", "pretrain", "chat"]  # belong to lectures that are still being written
+# %% ../nbs/foundations/08_cli.ipynb #aa10c002
+def train(task: Annotated[str, typer.Argument(metavar="TASK")],
+          source: Annotated[str, typer.Option("--data", metavar="DIR|mini")],
+          model: Annotated[str, typer.Option(metavar="NAME|DIR")],
+          out: Annotated[Path, typer.Option(metavar="DIR")],
+          epochs: Annotated[float | None, typer.Option()] = None,
+          steps: Annotated[int | None, typer.Option()] = None,
+          batch_size: Annotated[int | None, typer.Option()] = None,
+          lr: Annotated[float | None, typer.Option()] = None,
+          max_length: Annotated[int | None, typer.Option()] = None,
+          seed: Annotated[int, typer.Option()] = 42,
+          limit: Annotated[int | None, typer.Option()] = None,
+          resume: Annotated[bool, typer.Option("--resume")] = False) -> None:
+    options = {"epochs": epochs, "steps": steps, "batch_size": batch_size, "learning_rate": lr, "max_length": max_length, "seed": seed, "limit": limit}
+    tell = say if training.is_first() else None
+    try:
+        result = training.finetune(task, source, model, out, resume, report=tell, **options)
+    except KeyboardInterrupt:
+        say(tr(f"중단했습니다. 같은 명령에 --resume을 붙이면 {out}의 마지막 체크포인트에서 이어 갑니다.",
+               f"interrupted. The same command with --resume goes on from the last checkpoint in {out}."))
+        raise typer.Exit(130)
+    if result:
+        say(f"{out / 'metrics.json'}: {task} {result['split']} (n={result['n']}) {score_text(result)}")
+
+# %% ../nbs/foundations/08_cli.ipynb #aa10c003
+def score_text(result: dict) -> str:
+    "The metrics of a result in one line."
+    return "  ".join(f"{key} {value:.2f}" for key, value in result["metrics"].items())
 
 
-def coming(ctx: typer.Context) -> None:
-    raise InputError(tr(f"{ctx.info_name}: 아직 없는 명령입니다. 해당 강의와 함께 나옵니다 (klue-course list).",
-                        f"{ctx.info_name}: not there yet; it comes with its lecture (klue-course list)."))
+def evaluate(task: Annotated[str, typer.Argument(metavar="TASK")],
+             trained: Annotated[Path, typer.Option("--model", metavar="DIR")],
+             source: Annotated[str, typer.Option("--data", metavar="DIR|mini")],
+             split: Annotated[str | None, typer.Option()] = None,
+             as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    result = training.evaluate(task, trained, source, split)
+    if as_json:
+        print(json.dumps(result, ensure_ascii=False))
+    else:
+        print(f"{task} {result['split']} (n={result['n']}) {score_text(result)}")
+
+# %% ../nbs/foundations/08_cli.ipynb #aa10c004
+def predict(task: Annotated[str, typer.Argument(metavar="TASK")],
+            trained: Annotated[Path, typer.Option("--model", metavar="DIR")],
+            input_file: Annotated[str, typer.Option("--input", metavar="FILE|-")] = "-",
+            output_file: Annotated[str, typer.Option("--output", metavar="FILE|-")] = "-") -> None:
+    record = training.get_task(task)
+    if output_file != "-" and Path(output_file).is_dir():
+        raise InputError(tr(f"{output_file}: 폴더입니다. 파일 이름을 적어 주세요.", f"{output_file}: is a directory. Expected a file."))
+    raw = sys.stdin.buffer.read() if input_file == "-" else data.read_bytes(Path(input_file))
+    rows = training.read_rows(record, raw, tr("표준 입력", "stdin") if input_file == "-" else input_file)
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in training.predict(task, trained, rows)]
+    if output_file == "-":
+        sys.stdout.buffer.write("".join(lines).encode())
+    else:
+        write_atomic(output_file, "".join(lines))
+
+# %% ../nbs/foundations/08_cli.ipynb #d6812782
+def there_is(command: str, kind: str, kinds: list[str], coming: list[str]) -> str:  # kind
+    "One of the kinds a command has. Raises InputError for those that come with a later lecture and for any other."
+    if kind in coming:
+        raise InputError(tr(f"{command} {kind}: 아직 없습니다. 해당 강의와 함께 나옵니다 (klue-course list).",
+                            f"{command} {kind}: not there yet; it comes with its lecture (klue-course list)."))
+    return choose(command, kind, kinds)
+
+# %% ../nbs/foundations/08_cli.ipynb #744b932b
+def run_pretraining(files: list[Path], out: Path, config: str, given: dict, minutes: float | None, **options) -> None:
+    "Pre-train, tell the losses as they come, and say at the end how well unseen text is filled in."
+    from klue_course import pretraining
+
+    if minutes is not None and ("steps" in given or minutes <= 0):
+        raise InputError(tr(f"--minutes {minutes}: 0보다 커야 하고 --steps와 함께 쓸 수 없습니다.", f"--minutes {minutes}: expected above 0, and no --steps beside it."))
+    shown = {"mlm_loss": "MLM", "nsp_loss": "NSP"}
+    tell = lambda row: say(f"{row['step']:>8,}" + "".join(f"  {name} {row[key]:.3f}" for key, name in shown.items() if key in row)
+                           + f"  {row['tokens_per_second']:,.0f} tokens/s")
+    try:
+        result = pretraining.pretrain(files, out, config, pretraining.Recipe(**given), minutes, tell=tell, **options)
+    except KeyboardInterrupt:
+        say(tr(f"중단했습니다. 같은 명령에 --resume을 붙이면 {out}의 마지막 체크포인트에서 이어 갑니다.",
+               f"interrupted. The same command with --resume goes on from the last checkpoint in {out}."))
+        raise typer.Exit(130)
+    held = result["heldout"]
+    say(tr(f"{out / 'model'}: 남겨 둔 글의 MLM 손실 {held['mlm_loss']:.3f} (유니그램 엔트로피 {held['unigram']:.3f}), 맞힌 비율 {held['accuracy']:.1f} %",
+           f"{out / 'model'}: MLM loss on held-out text {held['mlm_loss']:.3f} (unigram entropy {held['unigram']:.3f}), accuracy {held['accuracy']:.1f} %"))
+
+# %% ../nbs/foundations/08_cli.ipynb #18fcb7ba
+def pretrain(kind: Annotated[str, typer.Argument(metavar="bert|gpt")],
+             files: Annotated[list[Path], typer.Option("--corpus", metavar="FILE…")],
+             out: Annotated[Path, typer.Option(metavar="DIR")],
+             config: Annotated[str, typer.Option(metavar="NAME")] = "mini",
+             begin: Annotated[str | None, typer.Option("--from", metavar="DIR")] = None,
+             teacher: Annotated[str | None, typer.Option(metavar="DIR")] = None,
+             steps: Annotated[int | None, typer.Option()] = None,
+             minutes: Annotated[float | None, typer.Option()] = None,
+             batch_size: Annotated[int | None, typer.Option()] = None,
+             length: Annotated[int | None, typer.Option()] = None,
+             lr: Annotated[float | None, typer.Option()] = None,
+             mask_rate: Annotated[float | None, typer.Option()] = None,
+             whole_words: Annotated[bool | None, typer.Option("--whole-words")] = None,
+             nsp: Annotated[bool | None, typer.Option("--nsp/--no-nsp")] = None,
+             save_every: Annotated[int, typer.Option()] = 500,
+             seed: Annotated[int | None, typer.Option()] = None,
+             resume: Annotated[bool, typer.Option("--resume")] = False) -> None:
+    there_is("pretrain", kind, ["bert"], ["gpt"])
+    given = {"steps": steps, "batch_size": batch_size, "length": length, "learning_rate": lr, "mask_rate": mask_rate, "whole_words": whole_words,
+             "nsp": nsp, "seed": seed}
+    run_pretraining(files, out, config, {name: value for name, value in given.items() if value is not None},
+                    minutes=minutes, start=begin, teacher=teacher, save_every=save_every, resume=resume)
+
+# %% ../nbs/foundations/08_cli.ipynb #5b5ee7b8
+def questions(ask: str | None):
+    "The one question that was asked, else each line of stdin."
+    if ask is not None:
+        yield ask
+        return
+    while True:
+        print("? ", end="", file=sys.stderr, flush=True) if sys.stdin.isatty() else None
+        if not (line := sys.stdin.readline()):
+            return
+        yield line.strip()
+
+
+def chat(kind: Annotated[str, typer.Argument(metavar="similarity|irqa|gpt")],
+         ask: Annotated[str | None, typer.Option(metavar="TEXT")] = None,
+         data_file: Annotated[Path | None, typer.Option("--data", metavar="FILE")] = None,
+         model: Annotated[str | None, typer.Option(metavar="NAME|DIR|tfidf")] = None) -> None:
+    there_is("chat", kind, ["similarity"], ["irqa", "gpt"])
+    from klue_course.retrieval import make_similarity_bot
+
+    bot = make_similarity_bot(data_file, model)
+    for question in questions(ask):
+        print(bot.ask(question).answer, flush=True)
 
 # %% ../nbs/foundations/08_cli.ipynb #4b19b693
 COMMANDS = {  # name -> (function, help)
@@ -311,6 +436,12 @@ COMMANDS = {  # name -> (function, help)
     "run": (run, ("강좌의 노트북을 실행해 노트북, HTML, report.json을 남깁니다.", "Execute source notebooks; write notebooks, HTML and report.json.")),
     "check": (check, ("학습자의 노트북을 채점합니다. 틀린 문제가 있으면 종료 코드 1입니다.", "Grade learners' notebooks; exit 1 if an exercise fails.")),
     "progress": (show_progress, ("어디까지 했고 다음은 무엇인지 알려 줍니다.", "What is done, what is next.")),
+    "train": (train, ("모델을 미세 조정해 OUT/model과 OUT/metrics.json을 남깁니다.", "Fine-tune a model; writes OUT/model and OUT/metrics.json.")),
+    "evaluate": (evaluate, ("학습한 모델을 공식 지표로 채점합니다.", "Score a trained model by the official metrics.")),
+    "predict": (predict, ("JSON 줄을 읽어 prediction과 score를 붙여 같은 차례로 내보냅니다.", "JSON lines in, the same lines with prediction and score out.")),
+    "pretrain": (pretrain, ("글 파일로 BERT를 사전학습해 OUT/model과 OUT/pretraining.json을 남깁니다.",
+                            "Pre-train a BERT from text files; writes OUT/model and OUT/pretraining.json.")),
+    "chat": (chat, ("챗봇에게 묻습니다.", "Ask a chatbot.")),
     "bench": (run_bench, ("우리 것과 흔히 쓰는 것을 같은 일로 견줍니다.", "Ours beside the usual alternative, same work, one run.")),
 }
 DATA_COMMANDS = {
@@ -330,6 +461,34 @@ OPTIONS = {  # parameter -> help
     "jobs": ("나란히 돌릴 노트북 수", "How many notebooks at once."),
     "paths": ("노트북 파일 또는 폴더", "Notebooks, or folders of notebooks."),
     "timeout": ("셀 하나에 줄 시간(초). 노트북 하나에는 그 열 배", "Seconds for a cell; ten times as much for a notebook."),
+    "task": ("과제 이름", "The task."),
+    "source": ("자료 폴더 또는 mini (강좌에 든 자료)", "A folder with the data, or mini (the bundled data)."),
+    "model": ("강좌에 든 모델의 이름, 모델 폴더 또는 허브 이름(주인/이름)", "A bundled model, a folder or a hub id (owner/name)."),
+    "trained": ("train이 남긴 폴더", "What train left."),
+    "epochs": ("훈련 자료를 몇 번 볼지 (없으면 과제의 조리법대로)", "Passes over the training rows (default: the task's recipe)."),
+    "steps": ("몇 걸음 갈지. epochs보다 앞섭니다.", "Steps; counts more than epochs."),
+    "batch_size": ("한 걸음에 보는 행의 수 (프로세스 모두 더해서)", "Rows a step, over all processes."),
+    "lr": ("가장 높을 때의 학습률", "The highest learning rate."),
+    "max_length": ("입력의 토큰 수. 더 긴 것은 자릅니다.", "Tokens of an input; longer ones are cut."),
+    "seed": ("난수의 씨앗", "Seed of the random numbers."),
+    "limit": ("나눔(split)마다 무작위로 뽑아 쓸 행의 수", "Rows of each split, drawn at random."),
+    "resume": ("멈춘 학습을 이어 갑니다.", "Go on with a training that stopped."),
+    "split": ("train, validation, test 가운데 하나 (없으면 validation, 그다음 test)", "train, validation or test (default: validation, else test)."),
+    "input_file": ("JSON 줄 파일 (-: 표준 입력)", "A file of JSON lines (-: stdin)."),
+    "output_file": ("결과 파일 (-: 표준 출력)", "Where the result goes (-: stdout)."),
+    "kind": ("종류", "Which one."),
+    "files": ("글 파일 (한 줄에 한 문장, 문서 사이는 빈 줄)", "Text files: a sentence a line, a blank line between documents."),
+    "config": ("모델의 크기: tiny, mini, base", "The model's size: tiny, mini, base."),
+    "begin": ("이어서 학습할 모델", "A model to go on with."),
+    "teacher": ("가중치를 빌려 올 인코더", "A pretrained encoder to borrow weights from."),
+    "minutes": ("걸음 수 대신 학습할 시간(분)", "Minutes to train, instead of steps."),
+    "length": ("한 줄의 토큰 수", "Tokens of a sequence."),
+    "mask_rate": ("맞힐 토큰의 비율", "Share of tokens to predict."),
+    "whole_words": ("조각이 아니라 낱말을 가립니다.", "Hide whole words."),
+    "nsp": ("다음 문장 예측도 학습합니다.", "Also train next-sentence prediction."),
+    "save_every": ("체크포인트 사이의 걸음 수", "Steps from checkpoint to checkpoint."),
+    "ask": ("한 번만 물을 말", "One question."),
+    "data_file": ("묻고 답한 말의 CSV (Q, A, label)", "A CSV of questions and answers (Q, A, label)."),
     "names": ("이름", "Names."),
 }
 
@@ -358,8 +517,6 @@ def make_command():  # a click command
     "Put the commands together."
     app = make_app(COMMANDS)
     app.add_typer(make_app(DATA_COMMANDS), name="data", help=tr("자료의 목록, 내려받기, 검사", "Data: list, fetch, verify."))
-    for name in COMING:
-        app.command(name, hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(coming)
     intro = tr("KLUE로 배우는 한국어 자연어처리. --lang en: English", "Korean NLP with KLUE.")
     app.callback(invoke_without_command=True, help=f"klue-course {__version__}: {intro}")(hello)
     command = typer.main.get_command(app)
@@ -373,6 +530,21 @@ def hello(ctx: typer.Context, version: Annotated[bool, typer.Option("--version")
     elif ctx.invoked_subcommand is None:
         print(ctx.get_help())
 
+# %% ../nbs/foundations/08_cli.ipynb #66eb9698
+def repeat_option(
+    words: list[str],
+    option: str,      # e.g. "--corpus"
+) -> list[str]:
+    "Let an option take several values: write it before each."
+    written, several = [], False
+    for place, word in enumerate(words):
+        if word.startswith("-"):
+            several = word == option
+        elif several and words[place - 1] != option:
+            written.append(option)
+        written.append(word)
+    return written
+
 # %% ../nbs/foundations/08_cli.ipynb #2d24df3d
 def split_arguments(
     arguments: list[str],
@@ -385,7 +557,7 @@ def split_arguments(
             lang = word.partition("=")[2] or (ours[place + 1: place + 2] or [""])[0]
             del ours[place: place + (1 if "=" in word else 2)]
             break
-    return ours, theirs, None if lang is None else choose("--lang", lang, ["ko", "en"])
+    return repeat_option(ours, "--corpus"), theirs, None if lang is None else choose("--lang", lang, ["ko", "en"])
 
 # %% ../nbs/foundations/08_cli.ipynb #3dd9bd97
 def explain_error(

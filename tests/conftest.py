@@ -34,6 +34,23 @@ def real_data() -> Path | None:
     return next((Path(place) for place in places if place and Path(place).is_dir()), None)
 
 
+def tiny_bert(folder: Path) -> Path:
+    "A random BERT of a few kilobytes with a WordPiece tokenizer, in a folder that transformers loads."
+    from transformers import BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
+
+    from klue_course import data
+    from klue_course.tokenization import train_wordpiece
+
+    trained = train_wordpiece(data.load("nsmc", "mini")["train"]["document"][:200], 1_000)
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("cls", "sep", "mask", "pad", "unk")}
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, model_max_length=64, **names)
+    set_seed(0)
+    config = BertConfig(vocab_size=len(tokenizer), hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64)
+    BertModel(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return Path(folder)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     if real_data() is None:

@@ -41,7 +41,8 @@ def one_clear_line(done: subprocess.CompletedProcess, *words: str) -> None:
     (["check"], ["PATH"]),
     (["check", "없는.ipynb"], ["없는.ipynb"]),
     (["list", "--lang", "fr"], ["fr", "ko"]),
-    (["train", "nsmc", "--data", "mini", "--model", "bert-mini", "--out", "x"], ["train"]),
+    (["train", "nsmc", "--data", "mini", "--model", "bert-huge", "--out", "x"], ["bert-huge"]),
+    (["predict", "nsmc"], ["--model"]),
     (["chat", "gpt"], ["chat"]),
 ])
 def test_wrong_arguments(arguments, words, tmp_path):

@@ -19,7 +19,7 @@ from klue_course.pretraining import (CONFIGS, Corpus, MaskedBert, Pretrainer, Re
                                      new_model, nsp_spans, pack_blocks, pair_batch, pretrain, pseudo_log_likelihood, ready_backbone, save_model,
                                      select, train_tokenizer, warm_start, word_numbers)
 from klue_course.runtime import InputError
-from tests.conftest import ROOT, environment
+from tests.conftest import ROOT, command, environment
 
 SMALL = dict(vocab_size=600, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64, max_position_embeddings=64)
 
@@ -305,3 +305,36 @@ def test_ready_backbone_loads_in_plain_transformers(tmp_path, monkeypatch):
     assert ready_backbone() == folder
     found = BertForPreTraining.from_pretrained(folder)
     assert len(AutoTokenizer.from_pretrained(folder)) == found.config.vocab_size
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def test_pretrain_from_the_command_line(documents, tmp_path):
+    (tmp_path / "a").mkdir()
+    one, other = write_corpus(documents[:60], tmp_path), write_corpus(documents[60:90], tmp_path / "a")
+    words = ["pretrain", "bert", "--corpus", one, other, "--out", "나의 BERT", "--config", "tiny", "--steps", "3", "--batch-size", "4", "--length", "32"]
+    done = command(*words, cwd=tmp_path, OMP_NUM_THREADS="1")
+    assert done.returncode == 0 and "MLM" in done.stderr and done.stdout == "", done.stderr
+    result = json.loads((tmp_path / "나의 BERT/pretraining.json").read_text(encoding="utf-8"))
+    assert result["recipe"]["steps"] == 3 and len(result["history"]) == 3 and result["heldout"]["mlm_loss"] > 0
+    assert BertForPreTraining.from_pretrained(tmp_path / "나의 BERT/model").config.vocab_size == result["vocab_size"]
+
+
+@pytest.mark.parametrize("words, said", [
+    (["gpt"], "gpt"), (["bert", "--steps", "0"], "steps"), (["bert", "--minutes", "1", "--steps", "2"], "--minutes"), (["bert", "--config", "huge"], "huge"),
+    (["bert", "--mask-rate", "1.5"], "mask_rate"), (["bert", "--from", "없는 모델"], "없는 모델"), (["bert", "--resume"], "이어서"), (["elmo"], "elmo")])
+def test_wrong_pretraining_is_one_line(documents, tmp_path, words, said):
+    done = command("pretrain", *words, "--corpus", write_corpus(documents[:60], tmp_path), "--out", tmp_path / "out", cwd=tmp_path)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and said in done.stderr, done.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_chat_answers_and_refuses(tmp_path):
+    (tmp_path / "pairs.csv").write_text("Q,A,label\n배고파,밥부터 드세요.,0\n여행 가고 싶다,어디로 가고 싶으세요?,0\n", encoding="utf-8")
+    words = ["chat", "similarity", "--model", "tfidf", "--data", tmp_path / "pairs.csv"]
+    assert command(*words, "--ask", "여행 가고 싶다").stdout == "어디로 가고 싶으세요?\n"
+    (tmp_path / "bad.csv").write_text("Q,A\n배고파,밥\n", encoding="utf-8")
+    for arguments, said in [(["similarity", "--data", tmp_path / "bad.csv"], "bad.csv"), (["similarity", "--model", "없는 모델"], "없는 모델"), (["irqa"], "irqa")]:
+        done = command("chat", *arguments, "--ask", "안녕")
+        assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1 and said in done.stderr, done.stderr

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT, environment
+from tests.conftest import ROOT, environment, tiny_bert
 from tests.test_cli import can_mount
 
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="no make")
@@ -118,6 +118,13 @@ def test_installed_package_lists_starts_runs_and_checks(installed, tmp_path):
     assert done.returncode == 0 and (tmp_path / "out/f05.html").is_file(), done.stderr
     checked = installed_command(installed, "check", "작업/labs/02_0_korean_preprocessing.ipynb", "--json", cwd=tmp_path)
     assert checked.returncode == 1 and json.loads(checked.stdout)[0]["passed"] == 0
+
+
+def test_installed_package_trains(installed, tmp_path):
+    tiny_bert(tmp_path / "모델")
+    done = installed_command(installed, "train", "nsmc", "--data", "mini", "--model", "모델", "--out", "out", "--steps", "2", cwd=tmp_path)
+    assert done.returncode == 0 and "accuracy" in done.stderr, done.stderr
+    assert json.loads((tmp_path / "out/metrics.json").read_text(encoding="utf-8"))["n"] == 200
 
 
 # ---------------------------------------------------------------- no Java, no compiler
