@@ -287,7 +287,7 @@ def encode_in_a_loop(path: Path, tokenizer, length: int) -> list[list[int]]:
                 block = [tokenizer.cls_token_id]
     return blocks
 
-
+# %% ../nbs/foundations/07_bench.ipynb #3589595b
 def bench_pretrain_data(
     megabytes: float = 100,
 ) -> list[dict]:

@@ -26,6 +26,7 @@ from itertools import chain, count, islice
 from operator import itemgetter
 from pathlib import Path
 
+# %% ../nbs/lectures/04_pretraining.ipynb #ae25ec59
 import numpy as np
 import torch
 from torch.nn import functional as F
