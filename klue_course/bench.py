@@ -326,7 +326,7 @@ def sentence_pairs(documents: list[list[str]], tokenizer, length: int, **options
     return [tokenizer(first, second, truncation=True, max_length=length, **options) | {"next_sentence_label": 0}
             for document in documents for first, second in zip(document, document[1:])]
 
-
+# %% ../nbs/foundations/07_bench.ipynb #6940d360
 def usual_trainer(config, rows: list[dict], tokenizer, scratch: str, steps: int, **settings):
     "The peer: transformers' Trainer, BertForPreTraining and collator as they come, but for `settings`."
     from transformers import BertForPreTraining, DataCollatorForLanguageModeling, Trainer, TrainingArguments
@@ -335,7 +335,7 @@ def usual_trainer(config, rows: list[dict], tokenizer, scratch: str, steps: int,
                                   disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False, **settings)
     return Trainer(BertForPreTraining(config), arguments, train_dataset=rows, data_collator=DataCollatorForLanguageModeling(tokenizer))
 
-
+# %% ../nbs/foundations/07_bench.ipynb #ff31cae8
 def token_rate(trainer) -> float:  # tokens that are not padding, a second
     "Train and time; the first two steps warm up and do not count."
     seen, step = [], trainer.training_step
@@ -367,7 +367,7 @@ def pretraining_rates(path: Path, steps: int) -> tuple[list[float], float]:
         rates = [token_rate(trainer) for trainer in trainers]
     return rates, rates[0] * training_flops(config, recipe.length, recipe.mask_rate) / matrix_rate()
 
-
+# %% ../nbs/foundations/07_bench.ipynb #903db62a
 def bench_pretrain(
     steps: int = 10,
 ) -> list[dict]:

@@ -194,7 +194,7 @@ def nsp_spans(
             first = cut if other else stop
     return np.array(spans, np.int64)
 
-
+# %% ../nbs/lectures/04_pretraining.ipynb #a0fc53af
 def share_room(a: int, a_end: int, b: int, b_end: int, room: int) -> tuple[int, int, int, int]:
     "Shorten the longer of A and B at its end until both fit."
     size = min(a_end - a, max(room - (b_end - b), room // 2))
@@ -330,7 +330,7 @@ class Recipe:
             raise InputError(tr(f"learning_rate {self.learning_rate}, mask_rate {self.mask_rate}: 0보다 커야 하고, mask_rate는 1보다 작아야 합니다.",
                                 f"learning_rate {self.learning_rate}, mask_rate {self.mask_rate}: expected above 0, mask_rate below 1."))
 
-
+# %% ../nbs/lectures/04_pretraining.ipynb #91fbfe8c
 class Steps(torch.utils.data.Dataset):
     "The batches of a training. Item i is the whole batch of step i, the same in every run with this recipe."
 
@@ -477,7 +477,7 @@ def borrowed_vectors(teacher, their_tokenizer, tokenizer) -> torch.Tensor:
         rows.append(vectors[ids].mean(dim=0))
     return torch.stack(rows)
 
-
+# %% ../nbs/lectures/04_pretraining.ipynb #2be5e503
 def borrow_weights(model: MaskedBert, teacher, their_tokenizer, tokenizer) -> None:
     "Copy embeddings, norms and every k-th layer of a teacher."
     mine, theirs = model.bert.embeddings, teacher.embeddings
@@ -490,7 +490,7 @@ def borrow_weights(model: MaskedBert, teacher, their_tokenizer, tokenizer) -> No
     for layer, borrowed in zip(model.bert.encoder.layer, teacher.encoder.layer[every - 1 :: every]):
         layer.load_state_dict(borrowed.state_dict())
 
-
+# %% ../nbs/lectures/04_pretraining.ipynb #1f26cd8a
 def warm_start(
     teacher: str | Path,  # a pretrained BERT encoder, e.g. a multilingual sentence encoder
     tokenizer,            # the new vocabulary
