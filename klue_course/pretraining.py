@@ -522,7 +522,7 @@ def measure_starts(
 ) -> dict:                # origin, unigram, and for each trial its history and held-out figures
     "Train on real text from random weights and from a teacher's with the same budget; write assets/results/starts.json."
     documents = [document for name in ("wikinews", "klue_mrc_contexts", "book_reviews_nanet") for document in data.stream(data_dir() / f"corpus/{name}.txt")]
-    recipe, result = Recipe(steps=steps, length=64, nsp=False), measured_by("python -c 'from klue_course.pretraining import *; measure_starts(TEACHER)'")
+    recipe, result = Recipe(steps=steps, length=64, nsp=False), measured_by("python -c 'from klue_course.pretraining import measure_starts as m; m(TEACHER)'")
     tokenizer = train_tokenizer(chain.from_iterable(documents), CONFIGS["mini"]["vocab_size"])
     train, held = hold_out(encode_corpus(documents, tokenizer))
     result |= {"corpus": "wikinews, klue_mrc_contexts, book_reviews_nanet", "recipe": asdict(recipe), "trials": {}}
