@@ -67,9 +67,16 @@ def test_stated_times_are_measured_and_within_budget():
     assert {id: seconds for id, seconds in stated.items() if seconds is None or seconds > budget(id)} == {}
 
 
+def shown(output) -> str:
+    "What an output says; a table as HTML, because its plain text depends on how wide a screen seems to be."
+    data = output.get("data", {})
+    table = 'class="dataframe"' in data.get("text/html", "")
+    return output.get("text") or data.get("text/html" if table else "text/plain", "")
+
+
 def stored_text(cell) -> str:
     "The text a cell shows, without what differs by nature (addresses, colours)."
-    text = "".join(output.get("text") or output.get("data", {}).get("text/plain", "") for output in cell.outputs)
+    text = "".join(map(shown, cell.outputs))
     return re.sub(r"0x[0-9a-f]+|<Figure size[^>]*>|\x1b\[[0-9;]*m", "", text).strip()
 
 
