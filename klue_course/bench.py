@@ -329,11 +329,13 @@ def sentence_pairs(documents: list[list[str]], tokenizer, length: int, **options
 # %% ../nbs/foundations/07_bench.ipynb #6940d360
 def usual_trainer(config, rows: list[dict], tokenizer, scratch: str, steps: int, **settings):
     "The peer: transformers' Trainer, BertForPreTraining and collator as they come, but for `settings`."
-    from transformers import BertForPreTraining, DataCollatorForLanguageModeling, Trainer, TrainingArguments
+    from transformers import BertForPreTraining, DataCollatorForLanguageModeling, PrinterCallback, Trainer, TrainingArguments
 
     arguments = TrainingArguments(scratch, max_steps=steps, use_cpu=get_device().type == "cpu", save_strategy="no", report_to="none",
                                   disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False, **settings)
-    return Trainer(BertForPreTraining(config), arguments, train_dataset=rows, data_collator=DataCollatorForLanguageModeling(tokenizer))
+    trainer = Trainer(BertForPreTraining(config), arguments, train_dataset=rows, data_collator=DataCollatorForLanguageModeling(tokenizer))
+    trainer.remove_callback(PrinterCallback)  # stdout is for the rows
+    return trainer
 
 # %% ../nbs/foundations/07_bench.ipynb #ff31cae8
 def token_rate(trainer) -> float:  # tokens that are not padding, a second
