@@ -422,8 +422,8 @@ def fill_mask(
     places = (inputs["input_ids"][0] == tokenizer.mask_token_id).nonzero()[:, 0]
     if len(places) != 1:
         raise InputError(tr(f"{text!r}: [MASK]가 {len(places)}개입니다. 하나여야 합니다.", f"{text!r}: {len(places)} [MASK]. Expected one."))
-    logits = model.eval()(**inputs)
-    best = (logits.logits if "logits" in logits else logits.prediction_logits)[0, places[0]].float().softmax(dim=0).topk(k)
+    hidden = model.eval().bert(**inputs).last_hidden_state[0, places[0]]
+    best = model.cls.predictions(hidden).float().softmax(dim=0).topk(k)
     return list(zip(tokenizer.convert_ids_to_tokens(best.indices.tolist()), best.values.tolist()))
 
 # %% ../nbs/lectures/04_pretraining.ipynb #c694270d
